@@ -1,0 +1,84 @@
+"""BEVFormer as one module, and its streaming step."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from qdbev_deploy.contract import VariantSpec, variant
+from qdbev_deploy.model.fpn import FPN
+from qdbev_deploy.model.head import Head, HeadOutputs
+from qdbev_deploy.model.resnet import ResNet
+from qdbev_deploy.streaming import StreamingSession
+
+
+class BEVFormer(nn.Module):
+    """Six cameras in, a BEV map and boxes out. Parameter names are those of the official checkpoints.
+
+    Training code calls `extract_features` and `pts_bbox_head` (all layers); everything else calls `step`.
+    """
+
+    def __init__(self, spec: VariantSpec) -> None:
+        super().__init__()
+        self.spec = spec
+        self.img_backbone = ResNet(spec.backbone)
+        self.img_neck = FPN(spec)
+        self.pts_bbox_head = Head(spec)
+
+    def extract_features(self, images: Tensor) -> list[Tensor]:
+        """images [B, cams, 3, H, W] -> the neck's maps, each [B, cams, C, h, w]."""
+        batch = images.shape[:2]
+        return [level.unflatten(0, batch) for level in self.img_neck(self.img_backbone(images.flatten(0, 1)))]
+
+    def forward(
+        self, images: Tensor, prev_bev: Tensor, use_prev_bev: Tensor, can_bus: Tensor, lidar2img: Tensor
+    ) -> HeadOutputs:
+        """The streaming graph of the contract: inputs in its order, outputs in its order."""
+        return self.head_step(self.extract_features(images), prev_bev, use_prev_bev, can_bus, lidar2img)
+
+    step = forward
+
+    def head_step(
+        self, features: list[Tensor], prev_bev: Tensor, use_prev_bev: Tensor, can_bus: Tensor, lidar2img: Tensor
+    ) -> HeadOutputs:
+        """The same from the neck's feature maps."""
+        outputs: HeadOutputs = self.pts_bbox_head(features, prev_bev, use_prev_bev, can_bus, lidar2img)
+        return outputs
+
+    def session(self, **options: Any) -> StreamingSession:
+        """A stream on this model in evaluation mode: numpy arrays in and out, the BEV state stays on its device."""
+        self.eval()
+        device = self.pts_bbox_head.code_weights.device
+        empty = torch.zeros(self.spec.bev_cells, 1, self.spec.embed_dim, device=device)
+
+        def tensor(array: npt.NDArray[Any]) -> Tensor:
+            return torch.from_numpy(np.ascontiguousarray(array, dtype=np.float32)).to(device)
+
+        @torch.inference_mode()
+        def step(
+            images: npt.NDArray[Any], prev_bev: Tensor | None, use_prev: bool, can_bus: Any, lidar2img: Any
+        ) -> tuple[Tensor, npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+            outputs = self.step(
+                tensor(images),
+                empty if prev_bev is None else prev_bev,
+                torch.full((1,), float(use_prev), device=device),
+                tensor(can_bus),
+                tensor(lidar2img),
+            )
+            return outputs.bev_embed, outputs.classes.cpu().numpy(), outputs.coords.cpu().numpy()
+
+        return StreamingSession(step, **options)
+
+
+def build_model(variant_or_spec: str | VariantSpec, *, seed: int | None = None) -> BEVFormer:
+    """A BEVFormer with fresh weights. `seed` makes them reproducible and leaves torch's own generator untouched."""
+    spec = variant(variant_or_spec)
+    if seed is None:
+        return BEVFormer(spec)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return BEVFormer(spec)
