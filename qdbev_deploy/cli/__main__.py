@@ -1,0 +1,7 @@
+"""`python -m qdbev_deploy.cli`."""
+
+import sys
+
+from qdbev_deploy.cli import main
+
+sys.exit(main())

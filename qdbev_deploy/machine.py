@@ -1,0 +1,295 @@
+"""What this machine has: GPU, CUDA, TensorRT, plugins, packages, data. Looked up without importing any of it."""
+
+from __future__ import annotations
+
+import ctypes
+import ctypes.util
+import importlib.metadata
+import importlib.util
+import os
+import platform
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from qdbev_deploy.errors import QdbevError
+
+Status = Literal["ok", "missing", "not needed"]
+Purpose = Literal["cpu", "data", "train", "tensorrt"]
+
+# What each purpose is for, in the words of `doctor --help`.
+PURPOSES: dict[Purpose, str] = {
+    "cpu": "run ONNX files on ONNX Runtime",
+    "data": "read nuScenes, make synthetic data, evaluate, draw",
+    "train": "train, quantise, export",
+    "tensorrt": "build and run TensorRT engines",
+}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the doctor: what was looked for, what was found, and what to type where it is missing."""
+
+    item: str
+    status: Status
+    detail: str
+    get_it: str = ""
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """A CUDA device, as the driver names it."""
+
+    name: str
+    compute_capability: tuple[int, int]
+    memory_bytes: int
+
+
+@dataclass(frozen=True)
+class Driver:
+    """The CUDA driver: the newest CUDA version it can run, and its devices."""
+
+    cuda_version: tuple[int, int]
+    gpus: tuple[Gpu, ...]
+
+
+def cuda_driver() -> Driver | None:
+    """The driver and its devices by libcuda itself, which Jetsons have too; None where there is no driver."""
+    try:
+        cuda = ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return None
+    version = ctypes.c_int()
+    if cuda.cuDriverGetVersion(ctypes.byref(version)) != 0:
+        return None
+    known = (version.value // 1000, version.value % 1000 // 10)
+    count = ctypes.c_int()
+    if cuda.cuInit(0) != 0 or cuda.cuDeviceGetCount(ctypes.byref(count)) != 0:
+        return Driver(known, ())
+    return Driver(known, tuple(_gpu(cuda, index) for index in range(count.value)))
+
+
+def _gpu(cuda: ctypes.CDLL, index: int) -> Gpu:
+    compute_capability_major, compute_capability_minor = 75, 76  # CU_DEVICE_ATTRIBUTE_...
+    name, memory, value = ctypes.create_string_buffer(256), ctypes.c_size_t(), ctypes.c_int()
+    cuda.cuDeviceGetName(name, len(name), index)
+    cuda.cuDeviceTotalMem_v2(ctypes.byref(memory), index)
+
+    def attribute(number: int) -> int:
+        cuda.cuDeviceGetAttribute(ctypes.byref(value), number, index)
+        return value.value
+
+    capability = attribute(compute_capability_major), attribute(compute_capability_minor)
+    return Gpu(name.value.decode(errors="replace"), capability, memory.value)
+
+
+def package_version(name: str) -> str | None:
+    """Version of an installed Python distribution, without importing it."""
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def nvcc() -> tuple[Path, str] | None:
+    """The CUDA compiler and its version."""
+    roots = [os.environ.get("CUDA_HOME"), os.environ.get("CUDA_PATH"), "/usr/local/cuda"]
+    candidates = [
+        *(Path(root) / "bin" / "nvcc" for root in roots if root),
+        Path(shutil.which("nvcc") or "/nonexistent"),
+    ]
+    for path in candidates:
+        if not path.is_file():
+            continue
+        try:
+            output = subprocess.run([path, "--version"], capture_output=True, text=True, timeout=20, check=True).stdout
+        except (OSError, subprocess.SubprocessError):
+            continue
+        match = re.search(r"release (\d+\.\d+)", output)
+        if match:
+            return path, match.group(1)
+    return None
+
+
+def _library_dirs() -> list[Path]:
+    dirs = [Path(os.environ["TENSORRT_ROOT"]) / "lib"] if os.environ.get("TENSORRT_ROOT") else []
+    for package in ("tensorrt_libs", "tensorrt"):
+        found = importlib.util.find_spec(package)
+        if found and found.submodule_search_locations:
+            dirs += [Path(location) for location in found.submodule_search_locations]
+    machine = platform.machine()
+    return [
+        *dirs,
+        Path(f"/usr/lib/{machine}-linux-gnu"),
+        Path("/usr/local/tensorrt/lib"),
+        Path("/usr/local/cuda/lib64"),
+    ]
+
+
+def tensorrt_library() -> Path | None:
+    """libnvinfer, where TensorRT's packages put it."""
+    for folder in _library_dirs():
+        found = sorted(folder.glob("libnvinfer.so*")) if folder.is_dir() else []
+        if found:
+            return found[0]
+    name = ctypes.util.find_library("nvinfer")
+    return Path(name) if name else None
+
+
+def tensorrt_headers() -> tuple[Path, str] | None:
+    """The folder with NvInfer.h and the version it says."""
+    machine = platform.machine()
+    roots = [Path(os.environ["TENSORRT_ROOT"])] if os.environ.get("TENSORRT_ROOT") else []
+    folders = [*(root / "include" for root in roots), *roots, Path(f"/usr/include/{machine}-linux-gnu"),
+               Path("/usr/include"), Path("/usr/local/tensorrt/include")]  # fmt: skip
+    for folder in folders:
+        header = folder / "NvInferVersion.h"
+        if (folder / "NvInfer.h").is_file() and header.is_file():
+            text = header.read_text(encoding="utf-8", errors="replace")
+            # TensorRT 10.8 and later define the numbers through a second macro, TRT_MAJOR_ENTERPRISE.
+            parts = [
+                re.search(rf"#define (?:NV_TENSORRT|TRT)_{part}(?:_ENTERPRISE)? (\d+)", text)
+                for part in ("MAJOR", "MINOR", "PATCH")
+            ]
+            return folder, ".".join(part.group(1) for part in parts if part) or "of unknown version"
+    return None
+
+
+def _package(item: str, distribution: str, get_it: str) -> Callable[[bool], Finding]:
+    def check(needed: bool) -> Finding:
+        version = package_version(distribution)
+        if version:
+            return Finding(item, "ok", version)
+        return _absent(item, needed, "not installed", get_it)
+
+    return check
+
+
+def _absent(item: str, needed: bool, detail: str, get_it: str) -> Finding:
+    return Finding(item, "missing" if needed else "not needed", detail, get_it)
+
+
+def _check_python(needed: bool) -> Finding:
+    version = platform.python_version()
+    if (3, 10) <= sys.version_info[:2] <= (3, 12):
+        return Finding("Python", "ok", version)
+    return _absent("Python", needed, f"{version}; 3.10 to 3.12 are supported", "python3.11 -m venv .venv")
+
+
+def _check_onnxruntime(needed: bool) -> Finding:
+    version = package_version("onnxruntime") or package_version("onnxruntime-gpu")
+    if not version:
+        return _absent("ONNX Runtime", needed, "not installed", "pip install onnxruntime")
+    import onnxruntime
+
+    providers = [name.removesuffix("ExecutionProvider") for name in onnxruntime.get_available_providers()]
+    return Finding("ONNX Runtime", "ok", f"{version}; providers {', '.join(providers)}")
+
+
+def _check_gpu(needed: bool) -> Finding:
+    driver = cuda_driver()
+    if driver and driver.gpus:
+        return Finding("GPU", "ok", "; ".join(
+            f"{gpu.name}, compute capability {gpu.compute_capability[0]}.{gpu.compute_capability[1]}, "
+            f"{gpu.memory_bytes / 2**30:.1f} GiB" for gpu in driver.gpus))  # fmt: skip
+    detail = "the driver finds no GPU" if driver else "no NVIDIA GPU that a driver knows"
+    return _absent("GPU", needed, detail, "use a machine with an NVIDIA GPU; everything else works on ONNX Runtime")
+
+
+def _check_driver(needed: bool) -> Finding:
+    driver = cuda_driver()
+    if not driver:
+        return _absent("GPU driver", needed, "libcuda.so.1 is not there", "install NVIDIA's driver (JetPack has it)")
+    detail = f"runs CUDA up to {driver.cuda_version[0]}.{driver.cuda_version[1]}"
+    version_file = Path("/proc/driver/nvidia/version")
+    if version_file.is_file():
+        match = re.search(r"\b(\d+\.\d+(?:\.\d+)?)\b", version_file.read_text(encoding="utf-8", errors="replace"))
+        detail = f"{match.group(1)}, {detail}" if match else detail
+    return Finding("GPU driver", "ok", detail)
+
+
+def _check_nvcc(needed: bool) -> Finding:
+    found = nvcc()
+    if found:
+        return Finding("CUDA toolkit", "ok", f"nvcc {found[1]} ({found[0]})")
+    return _absent("CUDA toolkit", needed, "no nvcc on PATH, in CUDA_HOME or /usr/local/cuda",
+                   "install the CUDA toolkit, or set CUDA_HOME to it")  # fmt: skip
+
+
+def _check_tensorrt_library(needed: bool) -> Finding:
+    path = tensorrt_library()
+    if path:
+        return Finding("TensorRT library", "ok", str(path))
+    return _absent("TensorRT library", needed, "no libnvinfer in TENSORRT_ROOT, Python packages or system paths",
+                   "pip install 'qdbev-deploy[trt]', or set TENSORRT_ROOT")  # fmt: skip
+
+
+def _check_tensorrt_headers(needed: bool) -> Finding:
+    found = tensorrt_headers()
+    if found:
+        return Finding("TensorRT headers", "ok", f"{found[1]} ({found[0]})")
+    return _absent("TensorRT headers", needed, "no NvInfer.h in TENSORRT_ROOT or the system paths; pip brings none",
+                   "apt-get install libnvinfer-headers-dev, or unpack TensorRT and set TENSORRT_ROOT")  # fmt: skip
+
+
+def _check_gpu_memory_binding(needed: bool) -> Finding:
+    for distribution in ("pycuda", "cuda-python"):
+        version = package_version(distribution)
+        if version:
+            return Finding("CUDA from Python", "ok", f"{distribution} {version}")
+    return _absent("CUDA from Python", needed, "neither PyCUDA nor cuda-python", "pip install 'qdbev-deploy[trt]'")
+
+
+def _check_nuscenes_data(needed: bool) -> Finding:
+    root = os.environ.get("NUSCENES")
+    get_it = "qdbev-deploy data synth --out DIR makes a synthetic one; or export NUSCENES=/path/to/nuscenes"
+    if not root:
+        return Finding("nuScenes data", "not needed", "the variable NUSCENES names no data root", get_it)
+    versions = sorted(path.name for path in Path(root).glob("v1.0-*") if (path / "scene.json").is_file())
+    if versions:
+        return Finding("nuScenes data", "ok", f"{root}: {', '.join(versions)}")
+    return _absent("nuScenes data", needed, f"{root} has no v1.0-*/scene.json", get_it)
+
+
+# What is looked for, and the purposes that need it, in the order of the report.
+_CHECKS: tuple[tuple[Callable[[bool], Finding], tuple[Purpose, ...]], ...] = (
+    (_check_python, ("cpu", "data", "train", "tensorrt")),
+    (_package("numpy", "numpy", "pip install qdbev-deploy"), ("cpu", "data", "train", "tensorrt")),
+    (_package("ONNX", "onnx", "pip install qdbev-deploy"), ("cpu", "train", "tensorrt")),
+    (_check_onnxruntime, ("cpu", "train", "tensorrt")),
+    (_package("Polygraphy", "polygraphy", "pip install qdbev-deploy"), ("tensorrt",)),
+    (_check_gpu, ("tensorrt",)),
+    (_check_driver, ("tensorrt",)),
+    (_check_nvcc, ("tensorrt",)),
+    (_package("TensorRT for Python", "tensorrt", "pip install 'qdbev-deploy[trt]'"), ("tensorrt",)),
+    (_check_tensorrt_library, ("tensorrt",)),
+    (_check_tensorrt_headers, ("tensorrt",)),
+    (_check_gpu_memory_binding, ("tensorrt",)),
+    (_package("PyTorch", "torch", "pip install 'qdbev-deploy[train]'"), ("train",)),
+    (_package("nuscenes-devkit", "nuscenes-devkit", "pip install 'qdbev-deploy[data]'"), ("data",)),
+    (_check_nuscenes_data, ("data",)),
+)
+
+
+def default_purposes() -> tuple[Purpose, ...]:
+    """What this machine is plainly for: ONNX Runtime always, TensorRT where there is a GPU."""
+    driver = cuda_driver()
+    return ("cpu", "tensorrt") if driver and driver.gpus else ("cpu",)
+
+
+def examine(purposes: tuple[Purpose, ...]) -> list[Finding]:
+    """Every finding; what none of the purposes needs and is not there counts as not needed."""
+    unknown = sorted(set(purposes) - set(PURPOSES))
+    if unknown:
+        raise QdbevError(
+            f"unknown purpose {unknown[0]!r}", "one of " + ", ".join(PURPOSES), "qdbev-deploy doctor --help"
+        )
+    return [check(bool(set(purposes) & set(needed_for))) for check, needed_for in _CHECKS]

@@ -1,0 +1,73 @@
+"""The floors of the house: a room imports only rooms below it, and the target's rooms never need torch."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[1] / "qdbev_deploy"
+
+# Each room with the rooms of the package that it may import; docs/architecture.md draws the same.
+BASE = {"errors", "contract", "files", "boxes", "streaming", "machine", "plugins"}
+MAY_IMPORT = {
+    "errors": set(),
+    "contract": {"errors"},
+    "files": {"errors"},
+    "boxes": {"errors", "contract"},
+    "streaming": {"errors", "contract"},
+    "plugins": {"errors", "contract"},
+    "machine": {"errors", "plugins"},
+    "data": BASE,
+    "evaluate": BASE | {"data"},
+    "ops": BASE,
+    "model": BASE | {"ops"},
+}
+NEEDS_TORCH = {"ops", "model"}
+
+
+def imports(path: Path, *, top_level_only: bool) -> set[str]:
+    """Modules that a file imports. `top_level_only` leaves out what functions import when they are called."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    nodes = tree.body if top_level_only else list(ast.walk(tree))
+    names: set[str] = set()
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names.add(node.module)
+    return names
+
+
+def room_of(path: Path) -> str:
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+FILES = [path for path in sorted(PACKAGE.rglob("*.py")) if room_of(path) not in ("__init__", "cli")]
+
+
+@pytest.mark.parametrize("path", FILES, ids=[str(path.relative_to(PACKAGE)) for path in FILES])
+def test_a_room_imports_only_rooms_below_it(path: Path) -> None:
+    room = room_of(path)
+    assert room in MAY_IMPORT, f"say in MAY_IMPORT, and in docs/architecture.md, where '{room}' stands"
+    own = {name.split(".")[1] for name in imports(path, top_level_only=True) if name.startswith("qdbev_deploy.")}
+    assert own - {room} <= MAY_IMPORT[room]
+    if room not in NEEDS_TORCH:
+        assert not any(name.split(".")[0] == "torch" for name in imports(path, top_level_only=False))
+
+
+def test_the_targets_rooms_import_without_torch() -> None:
+    modules = [
+        ".".join(("qdbev_deploy", *path.relative_to(PACKAGE).with_suffix("").parts)).removesuffix(".__init__")
+        for path in sorted(PACKAGE.rglob("*.py"))
+        if room_of(path) not in NEEDS_TORCH and path.name != "__main__.py"
+    ]
+    code = (
+        "import sys, importlib\n"
+        "sys.modules['torch'] = None\n"  # importing it raises
+        f"for name in {modules!r}: importlib.import_module(name)\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
