@@ -16,6 +16,7 @@ from qdbev_deploy.errors import ExitCode, QdbevError
 
 # name -> what `qdbev-deploy --help` says of it. The module qdbev_deploy.cli.NAME is imported only when it is run.
 COMMANDS = {
+    "data": "make a synthetic nuScenes, or say what a data root holds and lacks",
     "doctor": "say what this machine has, what it lacks and how to get it",
     "inspect": "say what is in a checkpoint: variant, sizes, multiply-accumulates",
 }
