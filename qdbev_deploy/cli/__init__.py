@@ -18,7 +18,9 @@ from qdbev_deploy.errors import ExitCode, QdbevError
 COMMANDS = {
     "data": "make a synthetic nuScenes, or say what a data root holds and lacks",
     "doctor": "say what this machine has, what it lacks and how to get it",
+    "evaluate": "score detections: NDS and mAP by the official evaluator, streaming scores",
     "inspect": "say what is in a checkpoint: variant, sizes, multiply-accumulates",
+    "show": "draw a frame or a scene: six cameras with boxes around a view from above",
 }
 
 _EPILOG = """\
