@@ -25,8 +25,10 @@ MAY_IMPORT = {
     "evaluate": BASE | {"data"},
     "ops": BASE,
     "model": BASE | {"ops"},
+    "quant": BASE | {"ops", "model"},
+    "train": BASE | {"ops", "model", "quant", "data"},
 }
-NEEDS_TORCH = {"ops", "model"}
+NEEDS_TORCH = {"ops", "model", "quant", "train"}
 
 
 def imports(path: Path, *, top_level_only: bool) -> set[str]:

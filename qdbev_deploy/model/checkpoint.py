@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from qdbev_deploy import __version__
 from qdbev_deploy.contract import VARIANTS, VariantSpec, variant
@@ -33,6 +33,7 @@ class Checkpoint:
     state_dict: dict[str, Tensor]
     spec: VariantSpec | None  # where the file says so; official files do not
     meta: dict[str, Any]
+    recipe: dict[str, Any] | None = None  # of a quantised student
 
 
 def _guard_size(path: Path) -> None:
@@ -115,7 +116,7 @@ def read_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
     _guard_size(path)
     content = _unpickle(path)
     state_dict = {_canonical_key(key): value for key, value in _state_dict_of(content, path).items()}
-    spec, meta = None, content.get("meta", {})
+    spec, meta, recipe = None, content.get("meta", {}), None
     if content.get("format") == FORMAT:
         if content.get("version") != FORMAT_VERSION:
             raise QdbevError(
@@ -123,8 +124,8 @@ def read_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
                 f"version {FORMAT_VERSION}",
                 "use the release of qdbev-deploy that wrote it",
             )
-        spec = VariantSpec.from_dict(content.get("variant"))
-    return Checkpoint(state_dict, spec, meta if isinstance(meta, dict) else {})
+        spec, recipe = VariantSpec.from_dict(content.get("variant")), content.get("recipe")
+    return Checkpoint(state_dict, spec, meta if isinstance(meta, dict) else {}, recipe)
 
 
 _MODELS_ON_META: dict[VariantSpec, dict[str, Tensor]] = {}
@@ -138,7 +139,7 @@ def expected_tensors(spec: VariantSpec) -> dict[str, Tensor]:
     return _MODELS_ON_META[spec]
 
 
-def _mismatch(expected: dict[str, Tensor], state_dict: dict[str, Tensor]) -> tuple[int, str]:
+def mismatch(expected: dict[str, Tensor], state_dict: dict[str, Tensor]) -> tuple[int, str]:
     """How many keys do not fit, and the first of them in words. (0, "") where all fit."""
     missing = [key for key in expected if key not in state_dict and not key.endswith("num_batches_tracked")]
     reshaped = [key for key in expected if key in state_dict and state_dict[key].shape != expected[key].shape]
@@ -158,25 +159,16 @@ def _shape(tensor: Tensor) -> str:
 
 def fitting_variant(state_dict: dict[str, Tensor]) -> str | None:
     """The name of the shipped variant that these weights fit without a mismatch."""
-    return next((name for name, spec in VARIANTS.items() if not _mismatch(expected_tensors(spec), state_dict)[0]), None)
+    return next((name for name, spec in VARIANTS.items() if not mismatch(expected_tensors(spec), state_dict)[0]), None)
 
 
-def _require_fit(path: Path, spec: VariantSpec, state_dict: dict[str, Tensor]) -> None:
-    count, first = _mismatch(expected_tensors(spec), state_dict)
-    if not count:
-        return
-    fitting = fitting_variant(state_dict)
+def misfit(path: Path, what: str, count: int, first: str, advice: str) -> QdbevError:
+    """The error for weights that do not fit: the first key in full, the number of the others."""
     more = f" (and {count - 1} more keys do not fit)" if count > 1 else ""
-    raise QdbevError(
-        f"{path} does not fit variant '{spec.name}': {first}{more}",
-        f"the weights of a '{spec.name}'",
-        f"use --variant {fitting}: it fits this file"
-        if fitting
-        else "no shipped variant fits this file; check what it is",
-    )
+    return QdbevError(f"{path} does not fit {what}: {first}{more}", f"the weights of {what}", advice)
 
 
-def _require_finite(path: Path, state_dict: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
+def require_finite(path: Path, state_dict: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
     for key in expected:
         tensor = state_dict.get(key)
         if tensor is not None and tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
@@ -194,7 +186,7 @@ def _infer_variant(path: Path, checkpoint: Checkpoint) -> VariantSpec:
     fitting = fitting_variant(checkpoint.state_dict)
     if fitting:
         return VARIANTS[fitting]
-    counts = {name: _mismatch(expected_tensors(spec), checkpoint.state_dict) for name, spec in VARIANTS.items()}
+    counts = {name: mismatch(expected_tensors(spec), checkpoint.state_dict) for name, spec in VARIANTS.items()}
     nearest = min(counts, key=lambda name: counts[name][0])
     count, first = counts[nearest]
     raise QdbevError(
@@ -212,19 +204,38 @@ def load_checkpoint(path: str | os.PathLike[str], variant_or_spec: str | Variant
     """
     path = Path(path)
     checkpoint = read_checkpoint(path)
+    if checkpoint.recipe is not None:
+        raise QdbevError(
+            f"{path} is a quantised student", "a float checkpoint", "load it with qdbev_deploy.quant.load_model"
+        )
     spec = variant(variant_or_spec) if variant_or_spec is not None else _infer_variant(path, checkpoint)
-    _require_fit(path, spec, checkpoint.state_dict)
     expected = expected_tensors(spec)
-    _require_finite(path, checkpoint.state_dict, expected)
+    count, first = mismatch(expected, checkpoint.state_dict)
+    if count:
+        fitting = fitting_variant(checkpoint.state_dict)
+        advice = f"use --variant {fitting}: it fits this file" if fitting else "check what it is: no variant fits it"
+        raise misfit(path, f"variant '{spec.name}'", count, first, advice)
+    require_finite(path, checkpoint.state_dict, expected)
     model = build_model(spec)
-    known = {key: value for key, value in checkpoint.state_dict.items() if key in expected}
-    model.load_state_dict(known, strict=False)  # what may be absent was settled above
+    load_known(model, checkpoint.state_dict)
     return model.eval()
 
 
-def save_checkpoint(path: str | os.PathLike[str], model: BEVFormer, meta: dict[str, Any] | None = None) -> None:
-    """Write a checkpoint that says which variant it is; it appears whole or not at all."""
+def load_known(model: nn.Module, state_dict: dict[str, Tensor]) -> None:
+    """Load what the model knows of a state dict that was found to fit; the rest is left alone."""
+    known = model.state_dict().keys()
+    model.load_state_dict({key: value for key, value in state_dict.items() if key in known}, strict=False)
+
+
+def save_checkpoint(
+    path: str | os.PathLike[str],
+    model: BEVFormer,
+    meta: dict[str, Any] | None = None,
+    recipe: dict[str, Any] | None = None,
+) -> None:
+    """Write a checkpoint that says which variant, and which recipe, it is; it appears whole or not at all."""
     content = {
+        **({"recipe": recipe} if recipe is not None else {}),
         "format": FORMAT,
         "version": FORMAT_VERSION,
         "variant": model.spec.to_dict(),

@@ -77,9 +77,8 @@ def model_cost(spec: VariantSpec) -> tuple[PartCost, ...]:
     """Cost of each part of a streaming step, as our model runs it.
 
     Convolutions and Linears count, a deformable convolution as the plain one; sampling, softmax and the products inside
-    dot-product attention do not. Every Linear runs once: box regression serves refinement and output, offsets and logits
-    of spatial attention are computed once a query, not once a query and camera, and of the class branches only the last
-    decoder layer's says anything.
+    dot-product attention do not. Every Linear runs once: box regression serves refinement and output, offsets and
+    logits of spatial attention are computed once a query, and only the last decoder layer's class branch runs.
     """
     with torch.device("meta"):
         model = BEVFormer(spec).eval()

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from qdbev_deploy.contract import VariantSpec
 from qdbev_deploy.model.layers import FeedForward, SelfAttention, initialise_deformable, initialise_linear
+from qdbev_deploy.model.taps import Tap
 from qdbev_deploy.ops import ms_deform_attn
 
 
@@ -27,19 +28,20 @@ class BevAttention(nn.Module):
         self.value_proj = nn.Linear(spec.embed_dim, spec.embed_dim)
         self.output_proj = nn.Linear(spec.embed_dim, spec.embed_dim)
         self.output_dropout = nn.Dropout(spec.dropout)
+        self.value_tap, self.output_tap = Tap(), Tap()
         initialise_linear(self.value_proj, self.output_proj)
         initialise_deformable(self, spec.heads, 1, spec.decoder_points)
 
     def forward(self, query: Tensor, position: Tensor, bev: Tensor, reference_xy: Tensor) -> Tensor:
         context = query + position
         attended = ms_deform_attn(
-            self.value_proj(bev).unflatten(-1, (self.heads, -1)),
+            self.value_tap(self.value_proj(bev)).unflatten(-1, (self.heads, -1)),
             reference_xy,
             self.sampling_offsets(context).unflatten(-1, (self.heads, 1, self.points, 2)),
             self.attention_weights(context).unflatten(-1, (self.heads, self.points)),
             [self.bev_hw],
         )
-        output: Tensor = query + self.output_dropout(self.output_proj(attended))
+        output: Tensor = query + self.output_dropout(self.output_proj(self.output_tap(attended)))
         return output
 
 
@@ -66,6 +68,7 @@ class Decoder(nn.Module):
     def __init__(self, spec: VariantSpec) -> None:
         super().__init__()
         self.layers = nn.ModuleList(DecoderLayer(spec) for _ in range(spec.decoder_layers))
+        self.bev_tap = Tap()  # every layer reads the same map
 
     def forward(
         self, query: Tensor, position: Tensor, bev: Tensor, reference: Tensor, reg_branches: nn.ModuleList
@@ -76,6 +79,7 @@ class Decoder(nn.Module):
         sigmoids, in 0..1 of pc_range. The regression runs once a layer and serves refinement and output alike.
         """
         states, codes = [], []
+        bev = self.bev_tap(bev)
         for layer, regress in zip(self.layers, reg_branches):
             query = layer(query, position, bev, reference[..., :2])
             raw = regress(query)

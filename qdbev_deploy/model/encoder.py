@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from qdbev_deploy.contract import VariantSpec
 from qdbev_deploy.model.layers import FeedForward, initialise_deformable, initialise_linear
+from qdbev_deploy.model.taps import Tap
 from qdbev_deploy.ops import PillarGeometry, spatial_cross_attn, temporal_self_attn
 from qdbev_deploy.ops.projection import cell_centers
 
@@ -33,13 +34,14 @@ class TemporalSelfAttention(nn.Module):
         self.value_proj = nn.Linear(channels, channels)
         self.output_proj = nn.Linear(channels, channels)
         self.output_dropout = nn.Dropout(spec.dropout)
+        self.frames_tap, self.value_tap, self.output_tap = Tap(), Tap(), Tap()
         initialise_linear(self.value_proj, self.output_proj)
         initialise_deformable(self, spec.heads, 2, spec.temporal_points)
 
     def forward(self, query: Tensor, position: Tensor, memory: Memory) -> Tensor:
         # Without a past, both frames are this layer's own queries; with one, the current half stays as it began.
         frames = torch.where(memory.use_prev, memory.frames, query[None])
-        value = self.value_proj(frames).unflatten(-1, (self.heads, -1))
+        value = self.value_tap(self.value_proj(self.frames_tap(frames))).unflatten(-1, (self.heads, -1))
         context = torch.cat([frames[0], query + position], dim=-1)
         attended = temporal_self_attn(
             value,
@@ -48,7 +50,7 @@ class TemporalSelfAttention(nn.Module):
             self.attention_weights(context).unflatten(-1, (self.heads, 2, self.points)),
             self.bev_hw,
         )
-        output: Tensor = query + self.output_dropout(self.output_proj(attended))
+        output: Tensor = query + self.output_dropout(self.output_proj(self.output_tap(attended)))
         return output
 
 
@@ -63,13 +65,14 @@ class PillarAttention(nn.Module):
         self.sampling_offsets = nn.Linear(spec.embed_dim, samples * 2)
         self.attention_weights = nn.Linear(spec.embed_dim, samples)
         self.value_proj = nn.Linear(spec.embed_dim, spec.embed_dim)
+        self.value_tap = Tap()
         initialise_linear(self.value_proj)
         initialise_deformable(self, spec.heads, spec.num_levels, spec.spatial_points)
 
     def forward(self, query: Tensor, tokens: Tensor, lidar2img: Tensor) -> Tensor:
         # Offsets and logits depend on the query alone: computed once, whatever the number of cameras.
         return spatial_cross_attn(
-            self.value_proj(tokens).unflatten(-1, (self.heads, -1)),
+            self.value_tap(self.value_proj(tokens)).unflatten(-1, (self.heads, -1)),
             lidar2img,
             self.sampling_offsets(query).unflatten(-1, (self.heads, self.levels, self.points, 2)),
             self.attention_weights(query).unflatten(-1, (self.heads, self.levels * self.points)),
@@ -86,11 +89,12 @@ class SpatialCrossAttention(nn.Module):
         self.deformable_attention = PillarAttention(spec)
         self.output_proj = nn.Linear(spec.embed_dim, spec.embed_dim)
         self.output_dropout = nn.Dropout(spec.dropout)
+        self.output_tap = Tap()
         initialise_linear(self.output_proj)
 
     def forward(self, query: Tensor, tokens: Tensor, lidar2img: Tensor) -> Tensor:
         attended = self.deformable_attention(query, tokens, lidar2img)
-        output: Tensor = query + self.output_dropout(self.output_proj(attended))
+        output: Tensor = query + self.output_dropout(self.output_proj(self.output_tap(attended)))
         return output
 
 

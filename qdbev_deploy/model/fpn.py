@@ -6,6 +6,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from qdbev_deploy.contract import VariantSpec
+from qdbev_deploy.model.taps import Tap
 
 
 class _Conv(nn.Module):
@@ -33,14 +34,21 @@ class FPN(nn.Module):
             _Conv(channels, channels, 3, stride=1 if level < len(in_channels) else 2)
             for level in range(spec.num_levels)
         )
+        # The laterals read what the backbone has tapped. `upper_taps` lie on one side of each addition.
+        self.upper_taps = nn.ModuleList(Tap() for _ in in_channels[1:])
+        self.input_taps = nn.ModuleList(Tap() for _ in range(spec.num_levels))
 
     def forward(self, features: list[Tensor]) -> list[Tensor]:
         laterals = [conv(feature) for conv, feature in zip(self.lateral_convs, features)]
         for level in range(len(laterals) - 1, 0, -1):
-            upper = F.interpolate(laterals[level], size=laterals[level - 1].shape[2:], mode="nearest")
+            upper = F.interpolate(
+                self.upper_taps[level - 1](laterals[level]), size=laterals[level - 1].shape[2:], mode="nearest"
+            )
             laterals[level - 1] = laterals[level - 1] + upper
-        outputs = [conv(lateral) for conv, lateral in zip(self.fpn_convs, laterals)]
-        for extra, conv in enumerate(self.fpn_convs[len(outputs) :]):
+        outputs: list[Tensor] = []
+        for level, (conv, tap) in enumerate(zip(self.fpn_convs, self.input_taps)):
+            extra = level - len(laterals)
             # The first extra level reads the last output as it is; only later ones pass a ReLU first.
-            outputs.append(conv(outputs[-1] if extra == 0 else F.relu(outputs[-1])))
+            source = laterals[level] if extra < 0 else outputs[-1] if extra == 0 else F.relu(outputs[-1])
+            outputs.append(conv(tap(source)))
         return outputs

@@ -12,6 +12,7 @@ from qdbev_deploy.contract import BOX_CODE, CAMERAS, CAN_BUS_SIZE, CLASSES, Vari
 from qdbev_deploy.model.decoder import Decoder
 from qdbev_deploy.model.encoder import Encoder
 from qdbev_deploy.model.layers import initialise_linear
+from qdbev_deploy.model.taps import Tap
 from qdbev_deploy.ops import rotate_nearest
 
 CODE_WEIGHTS = (1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 0.2, 0.2)  # of the box loss, one a code; velocity counts less
@@ -70,6 +71,7 @@ class Transformer(nn.Module):
             nn.Linear(CAN_BUS_SIZE, channels // 2), nn.ReLU(), nn.Linear(channels // 2, channels), nn.ReLU()
         )
         self.can_bus_mlp.add_module("norm", nn.LayerNorm(channels))
+        self.tokens_tap = Tap()  # all cameras and levels, read by every encoder layer
         initialise_linear(self.reference_points, self.can_bus_mlp)
 
     def tokens(self, features: list[Tensor]) -> Tensor:
@@ -78,7 +80,8 @@ class Transformer(nn.Module):
             feature[0].flatten(2).transpose(1, 2) + self.cams_embeds[:, None] + self.level_embeds[level]
             for level, feature in enumerate(features)
         ]
-        return torch.cat(levels, dim=1)
+        tokens: Tensor = self.tokens_tap(torch.cat(levels, dim=1))
+        return tokens
 
     def bev(
         self,
@@ -106,19 +109,37 @@ class Transformer(nn.Module):
         return bev
 
 
-def _class_branch(channels: int) -> nn.Sequential:
+class Branch(nn.Module):
+    """A stack of layers with a tap before each Linear but the last, whose few outputs stay in float."""
+
+    def __init__(self, *layers: nn.Module) -> None:
+        super().__init__()
+        for index, layer in enumerate(layers):
+            self.add_module(str(index), layer)  # the names a Sequential would give
+        linears = [index for index, layer in enumerate(layers) if isinstance(layer, nn.Linear)]
+        self.taps = nn.ModuleDict({str(index): Tap(nonnegative=index > 0) for index in linears[:-1]})
+
+    def forward(self, x: Tensor) -> Tensor:
+        for name, layer in self.named_children():
+            if name in self.taps:
+                x = self.taps[name](x)
+            if name != "taps":
+                x = layer(x)
+        return x
+
+
+def _class_branch(channels: int) -> Branch:
     logits = nn.Linear(channels, len(CLASSES))
-    branch = nn.Sequential(
+    nn.init.constant_(logits.bias, -math.log((1 - PRIOR_PROBABILITY) / PRIOR_PROBABILITY))
+    return Branch(
         nn.Linear(channels, channels), nn.LayerNorm(channels), nn.ReLU(),
         nn.Linear(channels, channels), nn.LayerNorm(channels), nn.ReLU(),
         logits,
     )  # fmt: skip
-    nn.init.constant_(logits.bias, -math.log((1 - PRIOR_PROBABILITY) / PRIOR_PROBABILITY))
-    return branch
 
 
-def _box_branch(channels: int) -> nn.Sequential:
-    return nn.Sequential(
+def _box_branch(channels: int) -> Branch:
+    return Branch(
         nn.Linear(channels, channels), nn.ReLU(), nn.Linear(channels, channels), nn.ReLU(),
         nn.Linear(channels, len(BOX_CODE)),
     )  # fmt: skip

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from qdbev_deploy.model.taps import Tap
+
 
 class FeedForward(nn.Module):
     """Linear, ReLU, Linear, plus the input."""
@@ -19,13 +21,15 @@ class FeedForward(nn.Module):
             nn.Linear(hidden, channels),
             nn.Dropout(dropout),
         )
+        self.input_tap, self.hidden_tap = Tap(), Tap(nonnegative=True)
 
     def forward(self, x: Tensor) -> Tensor:
-        output: Tensor = x + self.layers(x)
+        expand, contract, drop = self.layers
+        output: Tensor = x + drop(contract(self.hidden_tap(expand(self.input_tap(x)))))
         return output
 
 
-class _PackedAttention(nn.Module):
+class PackedAttention(nn.Module):
     """Dot-product attention with the packed projection, and the parameter names, of torch's MultiheadAttention."""
 
     def __init__(self, channels: int, heads: int, dropout: float) -> None:
@@ -34,19 +38,22 @@ class _PackedAttention(nn.Module):
         self.in_proj_weight = nn.Parameter(torch.empty(3 * channels, channels))
         self.in_proj_bias = nn.Parameter(torch.zeros(3 * channels))
         self.out_proj = nn.Linear(channels, channels)
+        self.qk_tap, self.value_tap, self.output_tap = Tap(), Tap(), Tap()
         nn.init.xavier_uniform_(self.in_proj_weight)
         nn.init.zeros_(self.out_proj.bias)
 
     def forward(self, query_and_key: Tensor, value: Tensor) -> Tensor:
         channels = value.shape[-1]
         # Queries and keys have one input: one product serves both.
-        qk = F.linear(query_and_key, self.in_proj_weight[: 2 * channels], self.in_proj_bias[: 2 * channels])
-        v = F.linear(value, self.in_proj_weight[2 * channels :], self.in_proj_bias[2 * channels :])
+        query_and_key, value = self.qk_tap(query_and_key), self.value_tap(value)
+        weight, bias = self.in_proj_weight, self.in_proj_bias
+        qk = F.linear(query_and_key, weight[: 2 * channels], bias[: 2 * channels])
+        v = F.linear(value, weight[2 * channels :], bias[2 * channels :])
         q, k, v = (
             part.unflatten(-1, (self.heads, -1)).transpose(-2, -3) for part in (*qk.split(channels, dim=-1), v)
         )  # [B, H, Q, D]
         attended = F.scaled_dot_product_attention(q, k, v, dropout_p=self.dropout if self.training else 0.0)
-        output: Tensor = self.out_proj(attended.transpose(-2, -3).flatten(-2))
+        output: Tensor = self.out_proj(self.output_tap(attended.transpose(-2, -3).flatten(-2)))
         return output
 
 
@@ -55,7 +62,7 @@ class SelfAttention(nn.Module):
 
     def __init__(self, channels: int, heads: int, dropout: float) -> None:
         super().__init__()
-        self.attn = _PackedAttention(channels, heads, dropout)
+        self.attn = PackedAttention(channels, heads, dropout)
         self.output_dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor, position: Tensor) -> Tensor:

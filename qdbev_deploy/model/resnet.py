@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from qdbev_deploy.contract import BackboneSpec
+from qdbev_deploy.model.taps import Tap
 from qdbev_deploy.ops import modulated_deform_conv2d
 
 
@@ -20,6 +21,9 @@ class DeformableConv(nn.Module):
         self.stride = stride
         self.weight = nn.Parameter(torch.empty(out_channels, in_channels, 3, 3))
         nn.init.kaiming_uniform_(self.weight, nonlinearity="relu")
+        self.bias: nn.Parameter | None
+        self.register_parameter("bias", None)  # there once a batch norm has been folded in
+        self.columns_tap = Tap(nonnegative=True)  # samples of what a ReLU made, times a mask in 0..1
         self.conv_offset = nn.Conv2d(in_channels, 27, 3, stride=stride, padding=1)
         nn.init.zeros_(self.conv_offset.weight)  # starts as a plain convolution with half-open masks
         nn.init.zeros_(self.conv_offset.bias)  # type: ignore[arg-type]
@@ -27,11 +31,18 @@ class DeformableConv(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         raw = self.conv_offset(x)
         offset, mask = raw[:, :18], raw[:, 18:].sigmoid()
-        return modulated_deform_conv2d(x, offset, mask, self.weight, stride=self.stride)
+        return modulated_deform_conv2d(
+            x, offset, mask, self.weight, self.bias, stride=self.stride, columns=self.columns_tap
+        )
 
 
 def _conv(in_channels: int, out_channels: int, kernel: int, stride: int = 1) -> nn.Conv2d:
     return nn.Conv2d(in_channels, out_channels, kernel, stride=stride, padding=kernel // 2, bias=False)
+
+
+# A block's input is tapped once by the network, for its first convolution, its shortcut and whatever else reads it: an
+# identity shortcut so shares the input's scale. A shortcut that is a convolution has a scale of its own, so that the
+# addition fuses into the last convolution.
 
 
 class BasicBlock(nn.Module):
@@ -44,11 +55,13 @@ class BasicBlock(nn.Module):
         self.conv2: nn.Module = DeformableConv(width, width, 1) if deformable else _conv(width, width, 3)
         self.bn2 = nn.BatchNorm2d(width)
         self.downsample = _downsample(in_channels, width, stride)
+        self.middle_tap = Tap(nonnegative=True)
+        self.residual_tap = nn.Identity() if self.downsample is None else Tap()
 
     def forward(self, x: Tensor) -> Tensor:
-        y = F.relu(self.bn1(self.conv1(x)))
+        y = self.middle_tap(F.relu(self.bn1(self.conv1(x))))
         y = self.bn2(self.conv2(y))
-        return F.relu(y + (x if self.downsample is None else self.downsample(x)))
+        return F.relu(y + (x if self.downsample is None else self.residual_tap(self.downsample(x))))
 
 
 class Bottleneck(nn.Module):
@@ -64,12 +77,15 @@ class Bottleneck(nn.Module):
         self.conv3 = _conv(width, width * spec.expansion, 1)
         self.bn3 = nn.BatchNorm2d(width * spec.expansion)
         self.downsample = _downsample(in_channels, width * spec.expansion, stride)
+        self.middle_tap = Tap(nonnegative=True)
+        self.residual_tap = nn.Identity() if self.downsample is None else Tap()
+        self.inner_tap = Tap(nonnegative=True)
 
     def forward(self, x: Tensor) -> Tensor:
-        y = F.relu(self.bn1(self.conv1(x)))
-        y = F.relu(self.bn2(self.conv2(y)))
+        y = self.middle_tap(F.relu(self.bn1(self.conv1(x))))
+        y = self.inner_tap(F.relu(self.bn2(self.conv2(y))))
         y = self.bn3(self.conv3(y))
-        return F.relu(y + (x if self.downsample is None else self.downsample(x)))
+        return F.relu(y + (x if self.downsample is None else self.residual_tap(self.downsample(x))))
 
 
 def _downsample(in_channels: int, out_channels: int, stride: int) -> nn.Sequential | None:
@@ -86,6 +102,7 @@ class ResNet(nn.Module):
         self.spec = spec
         self.conv1 = nn.Conv2d(3, spec.width, 7, stride=2, padding=3, bias=False)
         self.bn1 = nn.BatchNorm2d(spec.width)
+        self.image_tap, self.stem_tap = Tap(), Tap(nonnegative=True)
         block = Bottleneck if spec.block == "bottleneck" else BasicBlock
         in_channels = spec.width
         for stage, count in enumerate(spec.blocks, start=1):
@@ -96,6 +113,9 @@ class ResNet(nn.Module):
                 blocks.append(block(in_channels, width, stride, spec, stage in spec.dcn_stages))
                 in_channels = width * spec.expansion
             setattr(self, f"layer{stage}", nn.Sequential(*blocks))
+        self.output_taps = nn.ModuleList(
+            nn.ModuleList(Tap(nonnegative=True) for _ in range(count)) for count in spec.blocks
+        )
         self._initialise()
         self._freeze()
 
@@ -114,8 +134,8 @@ class ResNet(nn.Module):
         for module in frozen:
             module.requires_grad_(False)
 
-    def stage(self, index: int) -> nn.Module:
-        stage: nn.Module = getattr(self, f"layer{index}")
+    def stage(self, index: int) -> nn.Sequential:
+        stage: nn.Sequential = getattr(self, f"layer{index}")
         return stage
 
     def train(self, mode: bool = True) -> Any:
@@ -126,11 +146,12 @@ class ResNet(nn.Module):
         return self
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        x = F.relu(self.bn1(self.conv1(x)))
-        x = F.max_pool2d(x, 3, stride=2, padding=1)
+        x = F.relu(self.bn1(self.conv1(self.image_tap(x))))
+        x = self.stem_tap(F.max_pool2d(x, 3, stride=2, padding=1))
         outputs = []
-        for stage in range(1, len(self.spec.blocks) + 1):
-            x = self.stage(stage)(x)
+        for stage in range(1, max(self.spec.out_stages) + 1):
+            for block, tap in zip(self.stage(stage), self.output_taps[stage - 1].children()):
+                x = tap(block(x))
             if stage in self.spec.out_stages:
                 outputs.append(x)
         return outputs

@@ -10,7 +10,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from qdbev_deploy.contract import VariantSpec
-from qdbev_deploy.ops.projection import CLAMP_HIGH, CLAMP_LOW, project_pillars
+from qdbev_deploy.ops.constants import CLAMP_HIGH, CLAMP_LOW, OUTSIDE
+from qdbev_deploy.ops.emission import bev_node, emission
+from qdbev_deploy.ops.projection import project_pillars
 
 Shapes = Sequence[tuple[int, int]]  # (h, w) of each level
 
@@ -31,7 +33,7 @@ def _gather(tokens: Tensor, height: int, width: int, locations: Tensor) -> Tenso
     maps = tokens.permute(0, 2, 3, 1).reshape(count * heads, channels, height, width)
     # Everything outside -3..3 lies outside the map whatever its size; a NaN counts as outside. This keeps the
     # conversion of coordinates to integers defined.
-    grid = (2 * locations - 1).nan_to_num(nan=3.0).clamp(-3.0, 3.0)
+    grid = (2 * locations - 1).nan_to_num(nan=OUTSIDE).clamp(-OUTSIDE, OUTSIDE)
     grid = grid.transpose(1, 2).flatten(0, 1)  # [N*H, Q, P, 2]
     samples = F.grid_sample(maps, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
     return samples.reshape(count, heads, channels, *samples.shape[2:])
@@ -54,6 +56,10 @@ def _attend(value: Tensor, references: Tensor, offsets: Tensor, weights: Tensor,
     return total.permute(0, 3, 1, 2).flatten(2)
 
 
+def _flat(spatial_shapes: Shapes) -> list[int]:
+    return [int(size) for shape in spatial_shapes for size in shape]
+
+
 def _as_float(value: Tensor) -> Tensor:
     return value if value.is_floating_point() else value.float()
 
@@ -72,6 +78,14 @@ def ms_deform_attn(
     value_scale: float = 0.0,
 ) -> Tensor:
     """`qdbev::MSDeformAttn`; shapes in `contract.OPS`."""
+    if emission():
+        batch, queries, heads = sampling_offsets.shape[:3]
+        return bev_node(
+            "MSDeformAttn",
+            (value, reference_points, sampling_offsets, attention_logits),
+            {"spatial_shapes": _flat(spatial_shapes), "value_scale": value_scale},
+            (batch, queries, heads * value.shape[-1]),
+        )
     levels, points = sampling_offsets.shape[3:5]
     weights = attention_logits.softmax(dim=-1).unflatten(-1, (levels, points))
     output = _attend(_as_float(value), reference_points[:, :, None], sampling_offsets, weights, spatial_shapes)
@@ -87,6 +101,13 @@ def temporal_self_attn(
     value_scale: float = 0.0,
 ) -> Tensor:
     """`qdbev::TemporalSelfAttn`; shapes in `contract.OPS`."""
+    if emission():
+        return bev_node(
+            "TemporalSelfAttn",
+            (value, reference_points, sampling_offsets, attention_logits),
+            {"bev_h": bev_hw[0], "bev_w": bev_hw[1], "value_scale": value_scale},
+            (sampling_offsets.shape[0], value.shape[2] * value.shape[3]),
+        )
     offsets = sampling_offsets.permute(2, 0, 1, 3, 4)[:, :, :, None]  # [2, Q, H, 1, P, 2]
     weights = attention_logits.softmax(dim=-1).permute(2, 0, 1, 3)[:, :, :, None]  # [2, Q, H, 1, P]
     output = _attend(_as_float(value), reference_points[:, :, None], offsets, weights, [bev_hw])
@@ -122,6 +143,22 @@ def spatial_cross_attn(
     """
     cams, _, heads, channels = value.shape
     queries, _, levels, points, _ = sampling_offsets.shape
+    if emission():
+        return bev_node(
+            "SpatialCrossAttn",
+            (value, lidar2img, sampling_offsets, attention_logits),
+            {
+                "spatial_shapes": _flat(spatial_shapes),
+                "bev_h": geometry.bev_hw[0],
+                "bev_w": geometry.bev_hw[1],
+                "pc_range": list(geometry.pc_range),
+                "z_anchors": list(geometry.z_anchors),
+                "image_h": geometry.image_hw[0],
+                "image_w": geometry.image_hw[1],
+                "value_scale": value_scale,
+            },
+            (queries, heads * channels),
+        )
     value = _as_float(value)
     uv, visible = project_pillars(lidar2img, geometry.bev_hw, geometry.pc_range, geometry.z_anchors, geometry.image_hw)
     uv = uv.clamp(CLAMP_LOW, CLAMP_HIGH)

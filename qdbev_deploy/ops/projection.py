@@ -7,10 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-EPSILON = 1e-5
-# Points beside and behind a camera reach millions after the division; no attention offset brings them back into view.
-# They are clamped so that nothing overflows where a later stage narrows the type.
-CLAMP_LOW, CLAMP_HIGH = -2.0, 3.0
+from qdbev_deploy.ops.constants import EPSILON
 
 
 def cell_centers(bev_hw: tuple[int, int], device: torch.device | None = None) -> Tensor:

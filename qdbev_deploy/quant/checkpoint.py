@@ -1,0 +1,40 @@
+"""Checkpoints of quantised students, and the one loader for both kinds."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from qdbev_deploy.contract import VariantSpec
+from qdbev_deploy.model import BEVFormer, build_model, load_checkpoint, save_checkpoint
+from qdbev_deploy.model.checkpoint import load_known, misfit, mismatch, read_checkpoint, require_finite
+from qdbev_deploy.quant.quantise import quantise
+from qdbev_deploy.quant.recipe import Recipe, recipe_from_dict
+
+
+def save_student(
+    path: str | os.PathLike[str], model: BEVFormer, recipe: Recipe, meta: dict[str, Any] | None = None
+) -> None:
+    """Write a quantised model with the recipe that made it so."""
+    save_checkpoint(path, model, meta, recipe.to_dict())
+
+
+def load_model(
+    path: str | os.PathLike[str], variant_or_spec: str | VariantSpec | None = None
+) -> tuple[BEVFormer, Recipe | None]:
+    """(model in evaluation mode, its recipe): a quantised student, or a float checkpoint with recipe None."""
+    path = Path(path)
+    checkpoint = read_checkpoint(path)
+    if checkpoint.recipe is None or checkpoint.spec is None:
+        return load_checkpoint(path, variant_or_spec), None
+    recipe = recipe_from_dict(checkpoint.recipe, f"the recipe in {path}")
+    model = quantise(build_model(checkpoint.spec), recipe)
+    expected = dict(model.state_dict())
+    count, first = mismatch(expected, checkpoint.state_dict)
+    if count:
+        what = f"a '{checkpoint.spec.name}' quantised by its own recipe '{recipe.name}'"
+        raise misfit(path, what, count, first, "export it again: the file contradicts itself")
+    require_finite(path, checkpoint.state_dict, expected)
+    load_known(model, checkpoint.state_dict)
+    return model.eval(), recipe

@@ -1,0 +1,97 @@
+"""Quantisers: grids, rounding, gradients, the integers they stand for."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from qdbev_deploy.errors import QdbevError
+from qdbev_deploy.quant.grid import Grid
+from qdbev_deploy.quant.quantizers import ActivationQuantizer, WeightQuantizer, best_weight_scale
+
+
+@pytest.mark.parametrize(
+    ("bits", "signed", "limits"),
+    [(2, True, (-2, 1)), (4, True, (-8, 7)), (6, True, (-32, 31)), (8, True, (-128, 127)),
+     (4, False, (0, 15)), (6, False, (0, 63)), (8, False, (0, 127))],
+)  # fmt: skip
+def test_grids_fit_int8(bits: int, signed: bool, limits: tuple[int, int]) -> None:
+    grid = Grid(bits, signed)
+    assert (grid.qmin, grid.qmax) == limits
+    assert torch.iinfo(torch.int8).min <= grid.qmin < grid.qmax <= torch.iinfo(torch.int8).max
+
+
+@pytest.mark.parametrize("bits", [1, 9])
+def test_other_widths_are_refused(bits: int) -> None:
+    with pytest.raises(QdbevError, match="2 to 8 bits"):
+        Grid(bits, True)
+
+
+def activation(bits: int = 6, signed: bool = True, scale: float = 0.5) -> ActivationQuantizer:
+    quantizer = ActivationQuantizer(Grid(bits, signed))
+    quantizer.set_scale(scale)
+    return quantizer
+
+
+def test_activations_round_half_to_even_and_clip() -> None:
+    x = torch.tensor([0.24, 0.26, 0.25, 0.75, 100.0, -100.0])
+    assert activation()(x).tolist() == [0.0, 0.5, 0.0, 1.0, 15.5, -16.0]
+    assert activation(signed=False)(x).tolist() == [0.0, 0.5, 0.0, 1.0, 31.5, 0.0]
+
+
+def test_without_a_scale_or_disabled_it_is_the_identity() -> None:
+    x = torch.randn(5)
+    assert torch.equal(ActivationQuantizer(Grid(4, True))(x), x)
+    quantizer = activation()
+    quantizer.enabled = False
+    assert torch.equal(quantizer(x), x)
+
+
+def test_gradient_passes_inside_and_stops_outside() -> None:
+    x = torch.tensor([0.3, 15.4, 15.9, -15.9, -16.4], requires_grad=True)
+    activation()(x).sum().backward()
+    assert x.grad is not None
+    assert x.grad.tolist() == [1.0, 1.0, 0.0, 1.0, 0.0]
+
+
+def test_gradient_of_the_scale_is_lsqs() -> None:
+    x = torch.tensor([0.3, -1.1, 40.0, -40.0])
+    quantizer = activation()
+    quantizer(x).sum().backward()
+    # Inside: round(x/s) - x/s. Clipped: the limit itself.
+    per_element = sum(round(v / 0.5) - v / 0.5 for v in (0.3, -1.1)) + 31 - 32
+    factor = 1 / math.sqrt(4 * 31)
+    assert quantizer.log_scale.grad is not None
+    assert float(quantizer.log_scale.grad) == pytest.approx(per_element * factor * 0.5, rel=1e-5)  # d/d log s = s d/ds
+
+
+def test_weights_are_integers_times_scales() -> None:
+    torch.manual_seed(0)
+    weight = torch.randn(6, 3, 3, 3) * torch.logspace(-3, 1, 6)[:, None, None, None]
+    weight[2] = 0  # a dead channel
+    quantizer = WeightQuantizer(weight, Grid(4, True))
+    integers = quantizer.integers(weight)
+    assert integers.dtype == torch.int8
+    assert int(integers.min()) >= -8
+    assert int(integers.max()) <= 7
+    assert torch.equal(integers.float() * quantizer.scale.detach()[:, None, None, None], quantizer(weight).detach())
+    assert not integers[2].any()
+    assert bool((quantizer.scale > 0).all())
+    assert bool(torch.isfinite(quantizer.scale).all())
+
+
+def test_each_channel_has_the_scale_of_least_error() -> None:
+    torch.manual_seed(0)
+    weight, grid = torch.randn(4, 500), Grid(4, True)
+    scale = best_weight_scale(weight, grid)
+
+    def error(scales: torch.Tensor) -> torch.Tensor:
+        rounded = (weight / scales[:, None]).round().clamp(grid.qmin, grid.qmax) * scales[:, None]
+        return (weight - rounded).square().sum(dim=1)
+
+    widest = weight.abs().amax(dim=1) / grid.qmax
+    assert bool((error(scale) <= error(widest)).all())
+    assert bool((error(scale) < 0.9 * error(widest)).any())
+    assert torch.allclose(scale / widest, best_weight_scale(weight * 100, grid) / (widest * 100), rtol=1e-4)
