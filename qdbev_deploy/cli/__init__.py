@@ -16,11 +16,13 @@ from qdbev_deploy.errors import ExitCode, QdbevError
 
 # name -> what `qdbev-deploy --help` says of it. The module qdbev_deploy.cli.NAME is imported only when it is run.
 COMMANDS = {
+    "calibrate": "quantise a float checkpoint without training; what each part costs",
     "data": "make a synthetic nuScenes, or say what a data root holds and lacks",
     "doctor": "say what this machine has, what it lacks and how to get it",
     "evaluate": "score detections: NDS and mAP by the official evaluator, streaming scores",
     "inspect": "say what is in a checkpoint: variant, sizes, multiply-accumulates",
     "show": "draw a frame or a scene: six cameras with boxes around a view from above",
+    "train": "train a teacher, or a quantised student of one",
 }
 
 _EPILOG = """\

@@ -1,0 +1,1 @@
+"""Training: set prediction, temporal queues, progressive quantisation, view-guided distillation."""

@@ -1,0 +1,303 @@
+"""The training loop: one step after another, each a function of its number alone."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from qdbev_deploy.model import BEVFormer
+from qdbev_deploy.quant import Recipe
+from qdbev_deploy.quant.quantise import enable_parts, observing, set_scales
+from qdbev_deploy.quant.quantizers import ActivationQuantizer, WeightQuantizer
+from qdbev_deploy.quant.recipe import PARTS, Part
+from qdbev_deploy.train.config import TrainConfig
+from qdbev_deploy.train.dataset import QueueDataset, TrainFrame, TrainSample
+from qdbev_deploy.train.dense import DenseHead
+from qdbev_deploy.train.distill import distillation_loss
+from qdbev_deploy.train.guard import ScaleGuard, check_gradients, check_loss
+from qdbev_deploy.train.losses import detection_loss
+from qdbev_deploy.train.matching import Targets
+from qdbev_deploy.train.processes import World
+from qdbev_deploy.train.run_folder import RunFolder
+
+_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A stretch of steps with the same parts quantised."""
+
+    name: str
+    first_step: int
+    parts: frozenset[Part]
+    distills: bool
+
+
+def phases(config: TrainConfig, recipe: Recipe | None) -> list[Phase]:
+    """The run's stretches. A float run has one; a quantised one follows the recipe's schedule."""
+    if recipe is None:
+        return [Phase("float", 0, frozenset(), False)]
+    everything = frozenset(PARTS)
+    shares = dict(recipe.schedule)
+    if config.distillation is None:
+        shares["distill"] = 0.0
+    if not config.progressive:
+        shares = {
+            **dict.fromkeys(PARTS, 0.0),
+            "decoder": sum(shares[part] for part in PARTS),
+            "distill": shares["distill"],
+        }
+    result, begun, total = [], 0.0, sum(shares.values())
+    for index, part in enumerate(PARTS):
+        if shares[part] > 0:
+            first = round(config.steps * begun / total)
+            result.append(Phase(part, first, frozenset(PARTS[: index + 1]), False))
+        begun += shares[part]
+    if shares["distill"] > 0:
+        result.append(Phase("distill", round(config.steps * begun / total), everything, True))
+    return result
+
+
+def learning_rate(config: TrainConfig, step: int) -> float:
+    """Linear warm-up, then a cosine down to a thousandth."""
+    if step < config.warmup_steps:
+        return config.lr * (step + 1) / config.warmup_steps
+    progress = (step - config.warmup_steps) / max(config.steps - config.warmup_steps, 1)
+    return config.lr * (0.001 + 0.999 * 0.5 * (1 + math.cos(math.pi * min(progress, 1.0))))
+
+
+def _groups(model: BEVFormer, dense: DenseHead | None, config: TrainConfig) -> list[dict[str, Any]]:
+    """Parameters by how fast they move; `factor` scales the learning rate."""
+    scales = {
+        id(module.log_scale) for module in model.modules() if isinstance(module, (ActivationQuantizer, WeightQuantizer))
+    }
+    groups: dict[str, list[nn.Parameter]] = {"backbone": [], "rest": [], "scales": []}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            kind = "scales" if id(parameter) in scales else "backbone" if name.startswith("img_backbone") else "rest"
+            groups[kind].append(parameter)
+    if dense is not None:
+        groups["rest"] += dense.parameters()
+    factors = {"backbone": config.backbone_lr_factor, "rest": 1.0, "scales": config.scale_lr_factor}
+    return [
+        {
+            "params": parameters,
+            "factor": factors[kind],
+            "weight_decay": 0.0 if kind == "scales" else config.weight_decay,
+        }
+        for kind, parameters in groups.items()
+        if parameters
+    ]
+
+
+class Trainer:
+    """A model, its data and its run folder. `run` trains to the end, from wherever the folder's state is."""
+
+    def __init__(
+        self,
+        model: BEVFormer,
+        data: QueueDataset,
+        config: TrainConfig,
+        folder: RunFolder,
+        world: World,
+        *,
+        recipe: Recipe | None = None,
+        teacher: BEVFormer | None = None,
+    ) -> None:
+        self.model, self.data, self.config, self.folder, self.world = (
+            model.to(world.device),
+            data,
+            config,
+            folder,
+            world,
+        )
+        self.spec = model.spec
+        self.teacher = teacher.to(world.device).eval().requires_grad_(False) if teacher else None
+        self.phases = phases(config, recipe)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(config.seed)
+            dense = DenseHead(self.spec) if config.dense_weight > 0 else None
+        self.dense = dense.to(world.device) if dense else None
+        self.optimizer = torch.optim.AdamW(_groups(model, self.dense, config), lr=config.lr)
+        self.scaler = torch.amp.GradScaler(world.device.type, enabled=config.precision == "fp16")
+        self.scales = ScaleGuard()
+        self.step = 0
+        self.last_row: dict[str, float] = {}  # what the log says of the last step
+
+    # -- state ---------------------------------------------------------------------------------------------------------
+
+    def state(self) -> dict[str, Any]:
+        return {
+            "step": self.step,
+            "model": self.model.state_dict(),
+            "dense": self.dense.state_dict() if self.dense else {},
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "scales": self.scales.state(),
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        self.step = state["step"]
+        self.model.load_state_dict(state["model"])
+        if self.dense:
+            self.dense.load_state_dict(state["dense"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.scaler.load_state_dict(state["scaler"])
+        self.scales.restore(state["scales"])
+
+    # -- one step ------------------------------------------------------------------------------------------------------
+
+    def _phase(self, step: int) -> Phase:
+        return [phase for phase in self.phases if phase.first_step <= step][-1]
+
+    def _autocast(self) -> Any:
+        dtype = _DTYPES.get(self.config.precision)
+        return torch.autocast(self.world.device.type, dtype=dtype) if dtype else nullcontext()
+
+    def _inputs(self, frame: TrainFrame, bev: Tensor) -> tuple[Tensor, ...]:
+        device = self.world.device
+        use_prev = torch.full((1,), float(frame.has_past), device=device)
+        return bev, use_prev, frame.can_bus.to(device), frame.lidar2img.to(device)
+
+    @torch.no_grad()
+    def _past(self, model: BEVFormer, frames: tuple[TrainFrame, ...]) -> Tensor:
+        """The BEV before the queue's last frame, computed as the car would: in evaluation mode."""
+        bev = torch.zeros(self.spec.bev_cells, 1, self.spec.embed_dim, device=self.world.device)
+        was_training = model.training
+        model.eval()
+        for frame in frames[:-1]:
+            bev = model.step(frame.images.to(self.world.device), *self._inputs(frame, bev)).bev_embed
+        model.train(was_training)
+        return bev
+
+    def _loss(self, sample: TrainSample, phase: Phase) -> tuple[Tensor, dict[str, float]]:
+        frame, device = sample.frames[-1], self.world.device
+        targets = Targets(sample.targets.codes.to(device), sample.targets.labels.to(device))
+        with self._autocast():
+            past = self._past(self.model, sample.frames)
+            images, inputs = frame.images.to(device), self._inputs(frame, past)
+            features = self.model.extract_features(images)
+            outputs = self.model.pts_bbox_head(features, *inputs, all_layers=True)
+            loss, parts = detection_loss(
+                outputs.classes.float(), outputs.coords.float(), targets, self.model.pts_bbox_head.code_weights
+            )
+            if self.dense is not None:
+                dense = self.dense.loss(outputs.bev_embed, targets)
+                parts["dense"] = float(dense.detach())
+                loss = loss + self.config.dense_weight * dense
+            if phase.distills and self.teacher is not None and self.config.distillation is not None:
+                with torch.no_grad():
+                    teacher_inputs = self._inputs(frame, self._past(self.teacher, sample.frames))
+                    theirs = self.teacher.extract_features(images)
+                    teacher_bev = self.teacher.head_step(theirs, *teacher_inputs).bev_embed
+                distilled = distillation_loss(
+                    self.config.distillation,
+                    self.spec,
+                    (theirs, teacher_bev),
+                    (features, outputs.bev_embed),
+                    inputs[-1],
+                )
+                parts["distill"] = float(distilled.detach())
+                loss = loss + distilled
+        return loss, parts
+
+    def _parameters(self) -> Iterator[nn.Parameter]:
+        for group in self.optimizer.param_groups:
+            yield from group["params"]
+
+    def gradients(self, step: int) -> dict[str, float]:
+        """Compute and average the gradients of one step; returns what the log says of it."""
+        phase, config = self._phase(step), self.config
+        # Dropout depends on the step alone, so that a resumed run draws what the first one would have drawn.
+        torch.manual_seed(config.seed * 1_000_003 + step * self.world.size + self.world.rank)
+        totals: dict[str, float] = {}
+        self.optimizer.zero_grad(set_to_none=True)
+        for index in range(config.batch):
+            number = (step * self.world.size + self.world.rank) * config.batch + index
+            sample = self.data.sample(number)
+            loss, parts = self._loss(sample, phase)
+            check_loss(loss, step, self.model, lambda sample=sample: self._loss(sample, phase))  # type: ignore[misc]
+            self.scaler.scale(loss / config.batch).backward()
+            for name, value in {"loss": float(loss.detach()), **parts}.items():
+                totals[name] = totals.get(name, 0.0) + value / config.batch
+        self.world.average_gradients(self._parameters())
+        return totals
+
+    def _update(self, step: int) -> float:
+        rate = learning_rate(self.config, step)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate * group["factor"]
+        self.scaler.unscale_(self.optimizer)
+        norm = nn.utils.clip_grad_norm_(list(self._parameters()), self.config.clip_norm)
+        if not self.scaler.is_enabled():  # in half precision the scaler skips such a step and lowers its factor
+            check_gradients(self.model, norm, step)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.scales.check(self.model, step)
+        return float(norm)
+
+    # -- the run -------------------------------------------------------------------------------------------------------
+
+    def _enter(self, phase: Phase, previous: frozenset[Part]) -> None:
+        """Enable a phase's parts; those that are new get their activation scales from the data first."""
+        if phase.parts - previous:
+            enable_parts(self.model, set(previous))
+            self._calibrate(set(phase.parts - previous))
+        enable_parts(self.model, set(phase.parts))
+
+    @torch.no_grad()
+    def _calibrate(self, parts: set[Part]) -> None:
+        self.model.eval()
+        with observing(self.model, parts) as histograms:
+            seen, number = 0, 0
+            while seen < self.config.calibration_frames:
+                frames = self.data.sample(number).frames
+                bev = self._past(self.model, frames)
+                self.model.step(frames[-1].images.to(self.world.device), *self._inputs(frames[-1], bev))
+                seen, number = seen + len(frames), number + 1
+        set_scales(self.model, histograms, "mse")
+
+    def run(self, *, save_every: int = 200, on_step: Callable[[int, dict[str, float]], None] | None = None) -> None:
+        """Train to the last step. Saves its state every `save_every` steps and at the end."""
+        saved = self.folder.load_state()
+        if saved is not None:
+            self.restore(saved)
+            enable_parts(self.model, set(self._phase(max(self.step - 1, 0)).parts))
+        self.world.share_state(self.model)
+        if self.world.is_first:
+            self.folder.open_logs(self.step)
+        try:
+            while self.step < self.config.steps:
+                self._run_step()
+                if on_step is not None:
+                    on_step(self.step, self.last_row)
+                if self.world.is_first and (self.step % save_every == 0 or self.step == self.config.steps):
+                    self.folder.save_state(self.state())
+        finally:
+            if self.world.is_first:
+                self.folder.close_logs()
+
+    def _run_step(self) -> None:
+        step = self.step
+        phase = self._phase(step)
+        if phase.parts and phase.first_step == step:
+            before = self._phase(step - 1).parts if step > 0 else frozenset()
+            self._enter(phase, before)
+            self.world.share_state(self.model)
+        self.model.train()
+        started = time.perf_counter()
+        row = self.gradients(step)
+        row["gradient_norm"] = self._update(step)
+        row["frames_per_s"] = self.config.batch * self.world.size * self.config.queue / (time.perf_counter() - started)
+        row["lr"] = learning_rate(self.config, step)
+        self.last_row = row
+        if self.world.is_first:
+            self.folder.log(step, {**row, "phase": phase.name})
+        self.step += 1
