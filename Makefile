@@ -5,19 +5,24 @@ PY := $(VENV)/bin/python
 JOBS ?= 2
 INSTALLED := $(VENV)/.installed
 
-.PHONY: test lint fmt typecheck pytest  clean help
+.PHONY: demo test test-gpu lint fmt typecheck ctest pytest bench clean help
 
 help:
-	@echo "make test       install, then ruff, mypy and pytest"
+	@echo "make demo       the main job end to end, on this machine"
+	@echo "make test       install, build the C++, then ruff, mypy, ctest and pytest"
+	@echo "make test-gpu   what needs an NVIDIA GPU"
 	@echo "make lint|fmt   check or mend the style"
-	@echo "make       the marks that a CPU can run"
+	@echo "make bench      the benchmarks that a CPU can run"
 	@echo "make clean      remove .venv and build"
 
 $(INSTALLED): pyproject.toml constraints.txt tools/setup.sh
 	VENV=$(VENV) tools/setup.sh
 	@touch $@
 
-test: lint typecheck pytest
+demo: $(INSTALLED)
+	$(PY) examples/demo.py
+
+test: lint typecheck ctest pytest
 
 lint: $(INSTALLED)
 	$(VENV)/bin/ruff check .
@@ -30,9 +35,29 @@ fmt: $(INSTALLED)
 typecheck: $(INSTALLED)
 	$(VENV)/bin/mypy
 
+# The kernels compiled for two architectures, and the tests of the host code and the adapters; then the same tests under
+# the sanitizers. Without nvcc (setup.sh brings one where it can) the first is the CPU build.
+PLUGINS := build/plugins-ci
+ctest: $(INSTALLED)
+	CUDACXX=$$(cat $(VENV)/nvcc) cmake -S plugins -B $(PLUGINS) -G Ninja -DCMAKE_BUILD_TYPE=Release -DQDBEV_WERROR=ON "-DQDBEV_CUDA_ARCHS=80;87"
+	cmake --build $(PLUGINS) --parallel $(JOBS)
+	ctest --test-dir $(PLUGINS) --output-on-failure
+	cmake -S plugins -B build/plugins-sanitize -G Ninja -DCMAKE_BUILD_TYPE=RelWithDebInfo -DQDBEV_WERROR=ON -DQDBEV_CUDA=OFF -DQDBEV_SANITIZE=ON
+	cmake --build build/plugins-sanitize --parallel $(JOBS)
+	ctest --test-dir build/plugins-sanitize --output-on-failure
+
 # Two processes with one torch thread each are faster on two cores than one with two.
-pytest: $(INSTALLED)
-	OMP_NUM_THREADS=1 $(VENV)/bin/pytest -n $(JOBS)
+pytest: ctest
+	OMP_NUM_THREADS=1 QDBEV_PLUGIN_LIBRARY=$(CURDIR)/$(PLUGINS)/libqdbev_plugins.so $(VENV)/bin/pytest -n $(JOBS)
+
+test-gpu: $(INSTALLED)
+	$(VENV)/bin/qdbev-deploy plugins build
+	$(VENV)/bin/pytest tests/gpu -v
+
+bench: $(INSTALLED)
+	$(PY) benchmarks/model.py
+	$(PY) benchmarks/data.py
+	$(PY) benchmarks/tables.py
 
 clean:
 	rm -rf $(VENV) build demo-out

@@ -459,5 +459,19 @@ OPS: dict[str, OpSchema] = {
             output=("Q", "H*D"),
             does="project the pillar, test visibility, gather from the cameras that see the query, mean over them",
         ),
+        OpSchema(
+            name="ModulatedDeformSample",
+            # h, w: size of the output; K taps of the kernel; offsets as (dy, dx) per tap; masks already sigmoids
+            inputs={"x": ("B", "C", "H", "W"), "offset": ("B", "2*K", "h", "w"), "mask": ("B", "K", "h", "w")},
+            attributes={
+                "kernel": "ints",
+                "stride": "ints",
+                "padding": "ints",
+                "dilation": "ints",
+                "value_scale": "float",
+            },
+            output=("B", "C*K", "h", "w"),  # channel c under tap k lies in row c * K + k
+            does="columns of a modulated deformable convolution: x at each tap's own place, times the tap's mask",
+        ),
     )
 }

@@ -259,6 +259,22 @@ def _check_nuscenes_data(needed: bool) -> Finding:
     return _absent("nuScenes data", needed, f"{root} has no v1.0-*/scene.json", get_it)
 
 
+def _check_plugins(needed: bool) -> Finding:
+    from qdbev_deploy.plugins import library_info
+
+    try:
+        info = library_info()
+    except QdbevError as error:
+        return _absent("plugin library", needed, error.found, error.next_step)
+    architectures = ", ".join(f"sm_{arch}" for arch in info.cuda_architectures)
+    built = f"kernels for {architectures}" if architectures else "no CUDA kernels, CPU ops only"
+    tensorrt = f"plugins for TensorRT {info.tensorrt}" if info.tensorrt else "no TensorRT plugins"
+    detail = f"{info.version}, ABI {info.abi}; {built}; {tensorrt} ({info.path})"
+    if needed and not (architectures and info.tensorrt):
+        return Finding("plugin library", "missing", detail, "qdbev-deploy plugins build")
+    return Finding("plugin library", "ok", detail)
+
+
 # What is looked for, and the purposes that need it, in the order of the report.
 _CHECKS: tuple[tuple[Callable[[bool], Finding], tuple[Purpose, ...]], ...] = (
     (_check_python, ("cpu", "data", "train", "tensorrt")),
@@ -273,6 +289,7 @@ _CHECKS: tuple[tuple[Callable[[bool], Finding], tuple[Purpose, ...]], ...] = (
     (_check_tensorrt_library, ("tensorrt",)),
     (_check_tensorrt_headers, ("tensorrt",)),
     (_check_gpu_memory_binding, ("tensorrt",)),
+    (_check_plugins, ("tensorrt",)),
     (_package("PyTorch", "torch", "pip install 'qdbev-deploy[train]'"), ("train",)),
     (_package("nuscenes-devkit", "nuscenes-devkit", "pip install 'qdbev-deploy[data]'"), ("data",)),
     (_check_nuscenes_data, ("data",)),

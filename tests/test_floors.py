@@ -21,14 +21,18 @@ MAY_IMPORT = {
     "streaming": {"errors", "contract"},
     "plugins": {"errors", "contract"},
     "machine": {"errors", "plugins"},
+    "plugin_build": {"errors", "files", "machine", "plugins"},
     "data": BASE,
     "evaluate": BASE | {"data"},
     "ops": BASE,
     "model": BASE | {"ops"},
     "quant": BASE | {"ops", "model"},
     "train": BASE | {"ops", "model", "quant", "data"},
+    "graph": BASE,
+    "check": BASE | {"graph"},
+    "export": BASE | {"graph", "ops", "model", "quant", "data"},
 }
-NEEDS_TORCH = {"ops", "model", "quant", "train"}
+NEEDS_TORCH = {"ops", "model", "quant", "train", "export"}
 
 
 def imports(path: Path, *, top_level_only: bool) -> set[str]:

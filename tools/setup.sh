@@ -45,3 +45,16 @@ fi
 # torch by its pin and first: later requirements are ranges that it then satisfies.
 "$VENV/bin/python" -m pip install --quiet --disable-pip-version-check -c constraints.txt torch==2.13.0
 "$VENV/bin/python" -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[train,data,dev]'
+
+# The CUDA compiler, where the machine has none: from PyPI, made to look like a toolkit. It compiles without a GPU.
+nvcc=$(command -v nvcc || ls "${CUDA_HOME:-/usr/local/cuda}/bin/nvcc" 2>/dev/null || true)
+if [ -z "$nvcc" ] && [ "$(uname -m)" = x86_64 ]; then
+    "$VENV/bin/python" -m pip install --quiet --disable-pip-version-check --no-deps \
+        nvidia-cuda-nvcc==13.0.88 nvidia-cuda-crt==13.0.88 nvidia-nvvm==13.0.88 nvidia-cuda-runtime==13.0.96 nvidia-cuda-cccl==13.0.85
+    toolkit=$("$VENV/bin/python" -c 'import nvidia.cu13; print(next(iter(nvidia.cu13.__path__)))')
+    chmod +x "$toolkit"/bin/* "$toolkit"/nvvm/bin/*
+    ln -sfn lib "$toolkit/lib64"
+    ln -sf libcudart.so.13 "$toolkit/lib/libcudart.so"
+    nvcc=$toolkit/bin/nvcc
+fi
+printf '%s\n' "$nvcc" >"$VENV/nvcc"

@@ -21,6 +21,7 @@ COMMANDS = {
     "doctor": "say what this machine has, what it lacks and how to get it",
     "evaluate": "score detections: NDS and mAP by the official evaluator, streaming scores",
     "inspect": "say what is in a checkpoint: variant, sizes, multiply-accumulates",
+    "plugins": "build the plugin library, or say what a built one holds",
     "show": "draw a frame or a scene: six cameras with boxes around a view from above",
     "train": "train a teacher, or a quantised student of one",
 }

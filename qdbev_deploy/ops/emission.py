@@ -1,4 +1,4 @@
-"""How an exporting forward writes a BEV op as one ONNX node instead of its arithmetic. Eager behaviour never changes."""
+"""How an exporting forward writes an op as ONNX nodes instead of its arithmetic. Eager behaviour never changes."""
 
 from __future__ import annotations
 

@@ -13,7 +13,8 @@ from qdbev_deploy.model import build_model
 from qdbev_deploy.model.cost import model_cost
 
 # GMAC of the official modules for one frame: backbone, neck, total. The total counts box regression twice and spatial
-# attention's offsets once a camera and all class branches, and leaves out the projections of dot-product attention; hence the 2 %.
+# attention's offsets once a camera and all class branches, and leaves out the projections of dot-product attention;
+# hence the 2 %.
 OFFICIAL = {"tiny": (187.7, 2.5, 200.9), "small": (886.2, 6.2, 953.1), "base": (1396.8, 141.0, 1847.0)}
 
 

@@ -1,0 +1,50 @@
+# Finds TensorRT's headers: TENSORRT_ROOT, the system's folders, then, if asked, NVIDIA's public repository. The library
+# itself is not needed: TensorRT loads the plugins, the plugins never call into it.
+set(QDBEV_BUILT_TENSORRT "")
+set(QDBEV_FETCH_TENSORRT_VERSION "v10.3.0" CACHE STRING "Tag of NVIDIA's repository for QDBEV_FETCH_TENSORRT_HEADERS")
+
+function(qdbev_tensorrt_version folder result)
+  file(READ ${folder}/NvInferVersion.h text)
+  set(numbers "")
+  foreach(part MAJOR MINOR PATCH)
+    # Newer headers define NV_TENSORRT_MAJOR through TRT_MAJOR_ENTERPRISE.
+    if(text MATCHES "#define (NV_TENSORRT_${part}|TRT_${part}_ENTERPRISE) ([0-9]+)")
+      list(APPEND numbers ${CMAKE_MATCH_2})
+    endif()
+  endforeach()
+  list(JOIN numbers "." version)
+  set(${result} "${version}" PARENT_SCOPE)
+endfunction()
+
+if(QDBEV_TENSORRT AND QDBEV_HAVE_CUDA)
+  find_path(QDBEV_TENSORRT_INCLUDE NAMES NvInferVersion.h
+            HINTS ${TENSORRT_ROOT} $ENV{TENSORRT_ROOT} PATH_SUFFIXES include
+            PATHS /usr/include/aarch64-linux-gnu /usr/include/x86_64-linux-gnu /usr/local/tensorrt /opt/tensorrt)
+  if(NOT QDBEV_TENSORRT_INCLUDE AND QDBEV_FETCH_TENSORRT_HEADERS)
+    include(FetchContent)
+    FetchContent_Declare(tensorrt_headers GIT_REPOSITORY https://github.com/NVIDIA/TensorRT.git
+                         GIT_TAG ${QDBEV_FETCH_TENSORRT_VERSION} GIT_SHALLOW ON GIT_SUBMODULES "" SOURCE_SUBDIR none)
+    FetchContent_MakeAvailable(tensorrt_headers)
+    set(QDBEV_TENSORRT_INCLUDE ${tensorrt_headers_SOURCE_DIR}/include CACHE PATH "TensorRT's headers" FORCE)
+  endif()
+  if(QDBEV_TENSORRT_INCLUDE)
+    qdbev_tensorrt_version(${QDBEV_TENSORRT_INCLUDE} QDBEV_BUILT_TENSORRT)
+    message(STATUS "qdbev: TensorRT adapter for ${QDBEV_BUILT_TENSORRT} (${QDBEV_TENSORRT_INCLUDE})")
+  else()
+    message(STATUS "qdbev: no TensorRT headers (set TENSORRT_ROOT, or QDBEV_FETCH_TENSORRT_HEADERS=ON): no TensorRT plugins")
+  endif()
+elseif(QDBEV_TENSORRT)
+  message(STATUS "qdbev: without CUDA kernels there are no TensorRT plugins")
+endif()
+
+set(QDBEV_ADAPTER_SOURCES "")
+if(QDBEV_BUILT_TENSORRT)
+  # SYSTEM: the warnings of NVIDIA's headers are not ours to fix.
+  add_library(qdbev_tensorrt_headers INTERFACE)
+  target_include_directories(qdbev_tensorrt_headers SYSTEM INTERFACE ${QDBEV_TENSORRT_INCLUDE} ${CUDAToolkit_INCLUDE_DIRS})
+  if(QDBEV_BUILT_TENSORRT VERSION_LESS 10)
+    set(QDBEV_ADAPTER_SOURCES tensorrt/plugin_v2.cpp tensorrt/log.cpp)
+  else()
+    set(QDBEV_ADAPTER_SOURCES tensorrt/plugin_v3.cpp tensorrt/log.cpp)
+  endif()
+endif()

@@ -1,0 +1,30 @@
+// Sentences into TensorRT's log, and the guard at the ABI.
+#pragma once
+
+#include <exception>
+
+#include "NvInferRuntime.h"
+
+namespace qdbev::trt {
+
+// Where sentences go: the logger of the engine at work, through the finder that loadLibrary hands over; else the one
+// given at registration; else the process's; else stderr.
+void set_logger_finder(nvinfer1::ILoggerFinder* finder) noexcept;
+void set_logger(nvinfer1::ILogger* logger) noexcept;
+void log_error(const char* sentence) noexcept;
+
+// Runs `function`; an exception becomes a sentence in the log and the result `otherwise`.
+template <typename Result, typename Function>
+Result guarded(Result otherwise, Function&& function) noexcept
+{
+    try {
+        return function();
+    } catch (const std::exception& failure) {
+        log_error(failure.what());
+    } catch (...) {
+        log_error("an unknown exception in a qdbev plugin.");
+    }
+    return otherwise;
+}
+
+}  // namespace qdbev::trt
