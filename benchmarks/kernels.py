@@ -443,7 +443,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             "compute_capability": f"{gpu.major}.{gpu.minor}",
             "driver": driver_version(),
             "cuda": torch.version.cuda,
-            "library": library.info.to_dict(),
+            "library": {key: value for key, value in library.info.to_dict().items() if key != "path"},
             "copy_gb_s": round(bandwidth / 1e9, 1),
             "kernels": results,
         },

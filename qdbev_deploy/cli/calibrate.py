@@ -9,10 +9,9 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
+from qdbev_deploy.cli.progress import progress_bar
 from qdbev_deploy.errors import ExitCode, QdbevError
 
 EPILOG = """\
@@ -59,7 +58,7 @@ def run(args: argparse.Namespace) -> int:
     if args.cache and args.cache.exists() and not args.recalibrate:
         cache = CalibrationCache.load(args.cache, digest, recipe, args.method)
     else:
-        with _progress("observing", count) as advance:
+        with progress_bar("observing", count) as advance:
             histograms = observe(model, rollouts, advance)
         data = f"{count} frames of {len(rollouts)} scenes of {split}, {source.version}"
         scales = scales_of(model, histograms, args.method, args.percentile)
@@ -68,7 +67,7 @@ def run(args: argparse.Namespace) -> int:
             cache.save(args.cache)
     cache.apply(model)
     if args.sensitivity:
-        with _progress("measuring", count * len(ROWS)) as advance:
+        with progress_bar("measuring", count * len(ROWS)) as advance:
             table = sensitivity(model, source, rollouts, advance)
         return _report_table(args, recipe.name, table, cache.data)
     save_student(args.out, model, recipe, {"calibration": cache.method, "calibration_data": cache.data})
@@ -105,14 +104,3 @@ def _report_table(args: argparse.Namespace, recipe: str, table: dict[str, float]
     console.print(rows)
     console.print(f"written to {args.out} and {picture}", highlight=False)
     return int(ExitCode.DONE)
-
-
-@contextmanager
-def _progress(what: str, total: int) -> Iterator[Callable[[], object]]:
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TextColumn("frames"), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True)) as progress:
-        task = progress.add_task(what, total=total)
-        yield lambda: progress.advance(task)

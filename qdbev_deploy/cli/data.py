@@ -5,11 +5,10 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from qdbev_deploy.cli.progress import progress_bar
 from qdbev_deploy.errors import ExitCode
 
 if TYPE_CHECKING:
@@ -80,23 +79,11 @@ def run(args: argparse.Namespace) -> int:
     return _synth(args) if args.action == "synth" else _info(args)
 
 
-@contextmanager
-def _progress_bar(text: str) -> Iterator[Callable[[int, int], None]]:
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    console = Console(stderr=True)
-    columns = (TextColumn(text), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-        task = progress.add_task(text, total=None)
-        yield lambda done, total: progress.update(task, completed=done, total=total)
-
-
 def _synth(args: argparse.Namespace) -> int:
     from qdbev_deploy.data.synth.write import synthesise
 
     start = time.perf_counter()
-    with _progress_bar("drawing images") as progress:
+    with progress_bar("drawing images", None) as progress:
         summary = synthesise(
             args.out,
             scenes=args.scenes,

@@ -13,6 +13,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from qdbev_deploy.cli.progress import progress_bar
 from qdbev_deploy.errors import ExitCode, QdbevError
 
 if TYPE_CHECKING:
@@ -70,16 +71,11 @@ def _check_paths(model: Path, out: Path | None) -> None:
 
 
 def _detect(model_path: Path, scenes: list[Scene]) -> Results:
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
     from qdbev_deploy.evaluate.runner import detect_scenes, open_model
 
     model = open_model(model_path)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True)) as progress:
-        task = progress.add_task("frames", total=sum(len(scene.frames) for scene in scenes))
-        return detect_scenes(model.step, model.spec, scenes, on_frame=lambda: progress.advance(task))
+    with progress_bar("frames", sum(len(scene.frames) for scene in scenes)) as advance:
+        return detect_scenes(model.step, model.spec, scenes, on_frame=advance)
 
 
 def _stream(

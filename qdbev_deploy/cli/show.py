@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from qdbev_deploy.cli.progress import progress_bar
 from qdbev_deploy.errors import ExitCode, QdbevError
 
 if TYPE_CHECKING:
@@ -172,8 +173,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _with_progress(frames: tuple[Frame, ...], draw: Any) -> Iterator[Picture]:
-    from rich.console import Console
-    from rich.progress import track
-
-    for frame in track(frames, "drawing", console=Console(stderr=True)):
-        yield draw(frame)
+    with progress_bar("drawing", len(frames)) as advance:
+        for frame in frames:
+            yield draw(frame)
+            advance()

@@ -12,6 +12,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from qdbev_deploy.cli.progress import progress_bar
 from qdbev_deploy.errors import ExitCode, QdbevError
 
 EPILOG = """\
@@ -120,8 +121,8 @@ def run(args: argparse.Namespace) -> int:
         elif world.is_first:
             folder.begin(config.to_dict())
         trainer = Trainer(model, data, config, folder, world, recipe=recipe, teacher=teacher)
-        with _progress(config.steps, enabled=world.is_first) as on_step:
-            trainer.run(save_every=args.save_every, on_step=on_step)
+        with progress_bar("training", config.steps, shown=world.is_first) as update:
+            trainer.run(save_every=args.save_every, on_step=lambda step, row: update(step, note=_note(row)))
         if world.is_first:
             meta = {"steps": config.steps, "seed": config.seed, "scenes": len(scenes)}
             if recipe is None:
@@ -134,36 +135,12 @@ def run(args: argparse.Namespace) -> int:
     return int(ExitCode.DONE)
 
 
+def _note(row: dict[str, float]) -> str:
+    return f"loss {row['loss']:.3f}  {row['frames_per_s']:.1f} frames/s"
+
+
 def _report(args: argparse.Namespace, config: dict[str, Any], last: dict[str, float]) -> None:
     if args.json:
         print(json.dumps({"checkpoint": str(args.out / "model.pt"), "config": config, "last_step": last}, indent=2))
     else:
         print(f"{args.out / 'model.pt'}: loss {last.get('loss', float('nan')):.3f} at the last step")
-
-
-class _progress:  # noqa: N801  used as a function
-    """A bar with loss, frames a second and the time left, on stderr."""
-
-    def __init__(self, steps: int, *, enabled: bool) -> None:
-        from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-        self._bar = Progress(
-            TextColumn("training"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("loss {task.fields[loss]:.3f}  {task.fields[rate]:.1f} frames/s"),
-            TimeRemainingColumn(),
-            console=Console(stderr=True),
-            disable=not enabled,
-        )
-        self._task = self._bar.add_task("training", total=steps, loss=float("nan"), rate=0.0)
-
-    def __enter__(self) -> Any:
-        self._bar.start()
-        return lambda step, row: self._bar.update(
-            self._task, completed=step, loss=row["loss"], rate=row["frames_per_s"]
-        )
-
-    def __exit__(self, *_: object) -> None:
-        self._bar.stop()

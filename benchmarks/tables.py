@@ -1,0 +1,123 @@
+"""The README's tables, made from benchmarks/results/*.json: nothing measured is typed by hand.
+
+    python benchmarks/tables.py [--check]
+
+Rewrites what stands between `<!-- table: NAME -->` and `<!-- end -->` in README.md; with --check, says whether it is
+up to date and exits 1 where it is not. A table whose JSON is not there says "not measured yet".
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[1]
+RESULTS = Path(__file__).parent / "results"
+_BLOCK = re.compile(r"(<!-- table: ([a-z0-9-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
+
+
+def _markdown(headings: list[str], rows: list[list[str]]) -> str:
+    lines = [headings, ["---", *["---:"] * (len(headings) - 1)], *rows]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def _source(document: dict[str, Any]) -> str:
+    machine = document["machine"]
+    return (
+        f"\nMeasured {document['date']} on {machine['cores']} cores of {machine['cpu']} by `{document['command']}` "
+        f"(`benchmarks/results/{document['benchmark']}.json`).\n"
+    )
+
+
+def model_cpu(document: dict[str, Any]) -> str:
+    rows = []
+    for name in ("micro", "tiny", "small", "base"):
+        result = document["results"].get(name)
+        if result is None:
+            rows.append([name, *["not measured yet"] * 5])
+            continue
+        official = f"{result['official_gmac']:.1f}" if "official_gmac" in result else "–"
+        rows.append([
+            name, f"{result['parameters'] / 1e6:.2f} M", f"{result['gmac']['total']:.1f}", official,
+            f"{result['forward']['median_ms']:,.0f} ms", f"{result['head']['median_ms']:,.0f} ms",
+        ])  # fmt: skip
+    headings = ["variant", "parameters", "GMAC a frame", "official GMAC", "PyTorch step on the CPU", "of it the head"]
+    step = document["results"]["micro"]["training_step"]["median_ms"]
+    training = f"\nA training step of micro with a queue of three frames: {step:,.0f} ms.\n"
+    return _markdown(headings, rows) + training + _source(document)
+
+
+def data(document: dict[str, Any]) -> str:
+    results = document["results"]
+    rows = []
+    for name in ("micro", "tiny", "small", "base"):
+        preprocessing = results["one_core_ms"].get(name)
+        rates = [entry["frames_per_s"] for entry in results["loader"].get(name, {}).values()]
+        rows.append([
+            name,
+            f"{preprocessing['median_ms']:.0f} ms" if preprocessing else "not measured yet",
+            f"{max(rates):.1f}" if rates else "not measured yet",
+        ])  # fmt: skip
+    headings = ["variant", "six frames preprocessed, one core", "loader, frames a second"]
+    synth, decode = results["synth"], results["one_core_ms"]["decode"]["median_ms"]
+    beside = f"\nDecoding the six JPEGs takes {decode:.0f} ms beside."
+    if synth:
+        beside += (
+            f" The synthetic data set is drawn at {synth['images_per_s']:.0f} images a second "
+            f"({synth['core_ms_per_image']:.0f} ms of processor time and {synth['kilobytes_per_image']:.0f} kB each)."
+        )
+    return _markdown(headings, rows) + beside + "\n" + _source(document)
+
+
+def kernels(document: dict[str, Any]) -> str:
+    results = document["results"]
+    rows = []
+    for row in results["kernels"]:
+        peer = f"{row['peer_over_ours']:.1f}x" if "peer_over_ours" in row else "–"
+        rows.append([
+            f"{row['op']}, {row['variant']}", row["dtype"], f"{row['warm_us']:.1f}", f"{row['cold_us']:.1f}",
+            f"{row['gather_over_copy_bandwidth']:.2f}", peer,
+        ])  # fmt: skip
+    headings = ["kernel", "value", "warm us", "cold us", "gathered over copy bandwidth", "the peers' way over ours"]
+    where = f"\n{results['gpu']}, driver {results['driver']}, CUDA {results['cuda']}."
+    return _markdown(headings, rows) + where + _source(document)
+
+
+TABLES: dict[str, Callable[[dict[str, Any]], str]] = {"model-cpu": model_cpu, "data": data, "kernels": kernels}
+
+
+def render(text: str) -> str:
+    """The text with every table made anew."""
+
+    def block(match: re.Match[str]) -> str:
+        begin, name, end = match.groups()
+        path = RESULTS / f"{name}.json"
+        if not path.exists():
+            return f"{begin}Not measured yet.\n{end}"
+        return f"{begin}{TABLES[name](json.loads(path.read_text(encoding='utf-8')))}{end}"
+
+    return _BLOCK.sub(block, text)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true", help="change nothing; exit 1 where a table is out of date")
+    args = parser.parse_args()
+    path = ROOT / "README.md"
+    before = path.read_text(encoding="utf-8")
+    after = render(before)
+    if args.check:
+        if before != after:
+            print("README.md does not show what benchmarks/results/ holds. Next: python benchmarks/tables.py")
+        return int(before != after)
+    path.write_text(after, encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
