@@ -54,16 +54,19 @@ def model_cpu(document: dict[str, Any]) -> str:
 
 def data(document: dict[str, Any]) -> str:
     results = document["results"]
+    workers = sorted({count for loader in results["loader"].values() for count in loader}, key=int)
     rows = []
     for name in ("micro", "tiny", "small", "base"):
-        preprocessing = results["one_core_ms"].get(name)
-        rates = [entry["frames_per_s"] for entry in results["loader"].get(name, {}).values()]
+        preprocessing, loader = results["one_core_ms"].get(name), results["loader"].get(name, {})
         rows.append([
             name,
             f"{preprocessing['median_ms']:.0f} ms" if preprocessing else "not measured yet",
-            f"{max(rates):.1f}" if rates else "not measured yet",
+            *(f"{loader[count]['frames_per_s']:.1f}" if count in loader else "not measured yet" for count in workers),
         ])  # fmt: skip
-    headings = ["variant", "six frames preprocessed, one core", "loader, frames a second"]
+    headings = [
+        "variant", "six frames preprocessed, one core",
+        *("loader, frames/s: alone" if count == "0" else f"{count} worker{'s' * (count != '1')}" for count in workers),
+    ]  # fmt: skip
     synth, decode = results["synth"], results["one_core_ms"]["decode"]["median_ms"]
     beside = f"\nDecoding the six JPEGs takes {decode:.0f} ms beside."
     if synth:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import errno
 import importlib
+import io
 import json
 import logging
 import os
@@ -17,9 +20,11 @@ from qdbev_deploy.errors import ExitCode, QdbevError
 # name -> what `qdbev-deploy --help` says of it. The module qdbev_deploy.cli.NAME is imported only when it is run.
 COMMANDS = {
     "calibrate": "quantise a float checkpoint without training; what each part costs",
+    "check": "say whether an ONNX file builds for a target, what of it runs in int8, and what it costs",
     "data": "make a synthetic nuScenes, or say what a data root holds and lacks",
     "doctor": "say what this machine has, what it lacks and how to get it",
     "evaluate": "score detections: NDS and mAP by the official evaluator, streaming scores",
+    "export": "write a checkpoint as ONNX with its integers, and prove it against torch",
     "inspect": "say what is in a checkpoint: variant, sizes, multiply-accumulates",
     "plugins": "build the plugin library, or say what a built one holds",
     "show": "draw a frame or a scene: six cameras with boxes around a view from above",
@@ -32,7 +37,8 @@ examples:
   qdbev-deploy inspect bevformer_tiny_epoch_24.pth
   qdbev-deploy COMMAND --help
 
-exit codes: 0 done, 2 usage, 3 bad input, 4 something missing on this machine, 5 a guard or verification failed
+exit codes: 0 done, 1 internal error, 2 usage, 3 bad input, 4 something missing on this machine,
+            5 a guard or verification failed
 """
 
 
@@ -48,12 +54,19 @@ class Command(Protocol):
     def run(args: argparse.Namespace) -> int: ...
 
 
+class _UsageError(QdbevError):
+    """What argparse refuses; `usage` is printed above it."""
+
+    def __init__(self, message: str, usage: str, program: str) -> None:
+        super().__init__(message, " ".join(usage.split()), f"{program} --help", exit_code=ExitCode.USAGE)
+        self.usage = usage
+
+
 class _Parser(argparse.ArgumentParser):
-    """An ArgumentParser whose usage errors end with the way to the help."""
+    """An ArgumentParser that leaves usage errors to `main`."""
 
     def error(self, message: str) -> NoReturn:
-        self.print_usage(sys.stderr)
-        self.exit(ExitCode.USAGE, f"error: {message}. Next: {self.prog} --help\n")
+        raise _UsageError(message, self.format_usage(), self.prog)
 
 
 def _new_parser(**options: Any) -> argparse.ArgumentParser:
@@ -90,13 +103,48 @@ def _command_parser(name: str, command: Command) -> argparse.ArgumentParser:
 def _report(error: QdbevError, as_json: bool) -> int:
     if as_json:
         print(json.dumps({"error": error.to_dict()}))
-    print(f"error: {error.found}.\n  needed: {error.needed}.\n  next:   {error.next_step}", file=sys.stderr)
+    if isinstance(error, _UsageError):
+        print(f"{error.usage}error: {error.found}. Next: {error.next_step}", file=sys.stderr)
+    else:
+        print(f"error: {error.found}.\n  needed: {error.needed}.\n  next:   {error.next_step}", file=sys.stderr)
     return int(error.exit_code)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command and return the process's exit code."""
-    arguments = list(sys.argv[1:] if argv is None else argv)
+_INTERNAL_ERROR = 1  # what Python itself returns for an exception that nobody caught
+
+
+def _report_bug(error: Exception, as_json: bool, verbose: bool) -> int:
+    """An exception that nobody foresaw: one sentence with its name, and on request its traceback."""
+    found = f"internal error: {type(error).__name__}: {' '.join(str(error).split())}".rstrip(": ")
+    next_step = "run it again with -v for the traceback, and report it as a bug"
+    if as_json:
+        document = {
+            "found": found, "needed": "a qdbev-deploy without this bug", "next_step": next_step,
+            "exit_code": _INTERNAL_ERROR,
+        }  # fmt: skip
+        print(json.dumps({"error": document}))
+    if verbose:
+        import traceback
+
+        traceback.print_exception(error)
+    print(found if verbose else f"{found}\n  next:   {next_step}", file=sys.stderr)
+    return _INTERNAL_ERROR
+
+
+def _of_the_system(error: OSError) -> QdbevError:
+    """What the operating system refused, as an error that says which path and what to do."""
+    path = error.filename2 or error.filename
+    found = f"{path}: {error.strerror}" if path is not None and error.strerror else error.strerror or str(error)
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return QdbevError(
+            found, "free space for the output", "free some, or choose an output on another disk",
+            exit_code=ExitCode.MISSING,
+        )  # fmt: skip
+    return QdbevError(found, "files and folders that can be read and written", "check the path and its permissions")
+
+
+def _run(arguments: list[str]) -> int:
+    """Run the command; every exception becomes a report and an exit code, but for a closed pipe."""
     as_json = "--json" in arguments
     try:
         name = _top_parser().parse_args(arguments[:1]).command
@@ -107,21 +155,47 @@ def main(argv: Sequence[str] | None = None) -> int:
             level=logging.INFO if args.verbose else logging.WARNING,
             format="%(levelname)s: %(message)s",
         )
-        code = command.run(args)
-        sys.stdout.flush()
-        return int(code)
-    except SystemExit as exit_:  # argparse: help, version, usage
+        return int(command.run(args))
+    except SystemExit as exit_:  # argparse: help, version
         return int(exit_.code or 0)
     except QdbevError as error:
         return _report(error, as_json)
-    except ModuleNotFoundError as error:
-        return _report(_missing_extra(error), as_json)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return int(ExitCode.INTERRUPTED)
-    except BrokenPipeError:  # the reader of our output went away, which is its right
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        return _report(_of_the_system(error), as_json)
+    except Exception as error:
+        # The last resort. A program that reads our JSON gets a document even of a bug, and a user a sentence.
+        missing = _missing_extra(error) if isinstance(error, ModuleNotFoundError) else None
+        if missing is not None:
+            return _report(missing, as_json)
+        return _report_bug(error, as_json, verbose=not {"-v", "--verbose"}.isdisjoint(arguments))
+
+
+def _drop_stdout() -> None:
+    """Nothing more is written, so that the interpreter does not try again and complain when it ends."""
+    with contextlib.suppress(OSError, ValueError):  # no file behind it: a test, a notebook
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return the process's exit code."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # an ASCII terminal gets \u2013 for a dash and not an error
+            stream.reconfigure(errors="backslashreplace")
+    try:
+        code = _run(list(sys.argv[1:] if argv is None else argv))
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:  # the reader of our output went away, which is its right
+        _drop_stdout()
         return int(ExitCode.DONE)
+    except OSError as error:  # stdout is a file on a full disk
+        _drop_stdout()
+        return _report(_of_the_system(error), as_json=False)
 
 
 _EXTRA_OF_MODULE = {
@@ -130,11 +204,12 @@ _EXTRA_OF_MODULE = {
 }  # fmt: skip
 
 
-def _missing_extra(error: ModuleNotFoundError) -> QdbevError:
+def _missing_extra(error: ModuleNotFoundError) -> QdbevError | None:
+    """Which extra brings the module; None where none does, which is a bug of ours."""
     module = (error.name or "").partition(".")[0]
     extra = _EXTRA_OF_MODULE.get(module)
     if extra is None:
-        raise error
+        return None
     return QdbevError(
         f"the Python package '{module}' is not installed",
         f"the extra '{extra}' for this command",

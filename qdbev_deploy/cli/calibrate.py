@@ -43,8 +43,9 @@ def run(args: argparse.Namespace) -> int:
         raise QdbevError(f"--percentile {args.percentile}", "a number above 0, at most 100", "pass another")
     from qdbev_deploy.data.nuscenes import NuScenesSequences
     from qdbev_deploy.model import load_checkpoint
+    from qdbev_deploy.model.checkpoint import weights_digest
     from qdbev_deploy.quant import load_recipe, quantise, save_student
-    from qdbev_deploy.train.calibration import CalibrationCache, choose_rollouts, observe, scales_of, weights_digest
+    from qdbev_deploy.train.calibration import CalibrationCache, choose_rollouts, observe, scales_of
     from qdbev_deploy.train.sensitivity import ROWS, sensitivity
 
     recipe = load_recipe(args.recipe)

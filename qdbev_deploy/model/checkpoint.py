@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import pickle
 import re
@@ -225,6 +226,15 @@ def load_known(model: nn.Module, state_dict: dict[str, Tensor]) -> None:
     """Load what the model knows of a state dict that was found to fit; the rest is left alone."""
     known = model.state_dict().keys()
     model.load_state_dict({key: value for key, value in state_dict.items() if key in known}, strict=False)
+
+
+def weights_digest(model: nn.Module) -> str:
+    """Identifies a model's weights, whatever file they came from."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
 
 
 def save_checkpoint(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 import json
 import math
@@ -70,15 +69,6 @@ def observe(
                 session.step(images, lidar2img, frame.ego, frame.scene)
                 on_frame()
     return histograms
-
-
-def weights_digest(model: BEVFormer) -> str:
-    """Identifies a float model's weights."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()
 
 
 @dataclass(frozen=True)

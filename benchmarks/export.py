@@ -1,0 +1,228 @@
+"""Exported graphs in ONNX Runtime on this CPU: our encoder against a peer-style one, micro's step, and exporting tiny.
+
+    python benchmarks/export.py [--runs N] [--only encoder micro tiny]
+
+The peer-style encoder is what other BEVFormer ports export: the queries repeated for all six cameras, offsets and
+weights computed for each, all of them sampled by GridSample, what a camera does not see masked afterwards. Both are
+float, from the same weights, on the geometry of a nuScenes rig, and their outputs are compared before they are timed.
+Micro's int8 numbers say what a CPU does with Q/DQ; they are no claim about speed in int8.
+Writes benchmarks/results/export-cpu.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import model as model_benchmark
+import numpy as np
+import onnx
+import onnxruntime
+import record
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor, nn
+
+from qdbev_deploy.contract import VARIANTS
+from qdbev_deploy.export import export_onnx
+from qdbev_deploy.export.assemble import attach_functions
+from qdbev_deploy.export.parity import UNFUSED
+from qdbev_deploy.model import BEVFormer, build_model
+from qdbev_deploy.model import encoder as encoder_module
+from qdbev_deploy.ops.constants import CLAMP_HIGH, CLAMP_LOW
+from qdbev_deploy.ops.deform_attn import _attend
+from qdbev_deploy.ops.emission import emit_nodes
+from qdbev_deploy.ops.projection import project_pillars
+from qdbev_deploy.quant import load_recipe, quantise
+from qdbev_deploy.quant.quantise import observing, set_scales
+
+THREADS = torch.get_num_threads()
+
+
+def awake(name: str) -> BEVFormer:
+    """Random weights; offsets and attention weights, which start out constant, depend on their inputs."""
+    model = build_model(name, seed=0).eval()
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for key, parameter in model.named_parameters():
+            if key.endswith(("sampling_offsets.weight", "attention_weights.weight")):
+                parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.02)
+    return model
+
+
+def session(path: Path, config: dict[str, str] | None = None) -> onnxruntime.InferenceSession:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = THREADS
+    options.log_severity_level = 3
+    for key, value in (config or {}).items():
+        options.add_session_config_entry(key, value)
+    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+
+
+class PeerAttention(nn.Module):
+    """PillarAttention as the peers export it: every query on every camera, masked afterwards."""
+
+    def __init__(self, ours: encoder_module.PillarAttention) -> None:
+        super().__init__()
+        self.ours = ours
+
+    def forward(self, query: Tensor, tokens: Tensor, lidar2img: Tensor) -> Tensor:
+        ours = self.ours
+        repeated = query.repeat(len(tokens), 1, 1)
+        geometry = ours.geometry
+        uv, visible = project_pillars(
+            lidar2img, geometry.bev_hw, geometry.pc_range, geometry.z_anchors, geometry.image_hw
+        )
+        references = uv.clamp(CLAMP_LOW, CLAMP_HIGH).repeat(1, 1, ours.points // len(geometry.z_anchors), 1)
+        offsets = ours.sampling_offsets(repeated).unflatten(-1, (ours.heads, ours.levels, ours.points, 2))
+        weights = ours.attention_weights(repeated).unflatten(-1, (ours.heads, ours.levels * ours.points)).softmax(-1)
+        attended = _attend(
+            ours.value_proj(tokens).unflatten(-1, (ours.heads, -1)),
+            references,
+            offsets,
+            weights.unflatten(-1, (ours.levels, ours.points)),
+            ours.spatial_shapes,
+        )
+        seen = visible.any(dim=-1)[..., None].to(attended.dtype)  # [cams, Q, 1]
+        return (attended * seen).sum(dim=0) / seen.sum(dim=0).clamp(min=1)
+
+
+def encoder_inputs(name: str) -> dict[str, Tensor]:
+    spec = VARIANTS[name]
+    generator = torch.Generator().manual_seed(0)
+    tokens = sum(height * width for height, width in spec.feature_hws)
+
+    def noise(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=generator)
+
+    return {
+        "query": noise(spec.bev_cells, spec.embed_dim),
+        "position": noise(spec.bev_cells, spec.embed_dim),
+        "tokens": noise(6, tokens, spec.embed_dim),
+        "lidar2img": model_benchmark.inputs(spec)[4][0],
+        "prev_bev": noise(spec.bev_cells, spec.embed_dim),
+        "use_prev": torch.tensor(True),
+        "shift": torch.tensor([0.01, 0.02]),
+    }
+
+
+def export_encoder(encoder: nn.Module, inputs: dict[str, Tensor], path: Path, *, ours: bool) -> None:
+    arguments = {
+        "dynamo": True, "opset_version": 18, "input_names": list(inputs), "output_names": ["bev"],
+        "external_data": False, "verbose": False,
+    }  # fmt: skip
+    with torch.no_grad():
+        if ours:
+            with emit_nodes():
+                program = torch.onnx.export(encoder, tuple(inputs.values()), **arguments)
+        else:
+            program = torch.onnx.export(encoder, tuple(inputs.values()), **arguments)
+    proto = program.model_proto
+    if ours:
+        attach_functions(proto)
+    onnx.save(proto, path)
+
+
+def measure_encoder(folder: Path, runs: int) -> dict[str, Any]:
+    inputs = encoder_inputs("tiny")
+    model = awake("tiny")
+    encoder = model.pts_bbox_head.transformer.encoder
+    export_encoder(encoder, inputs, folder / "ours.onnx", ours=True)
+    for layer in encoder.layers:
+        layer.attentions[1].deformable_attention = PeerAttention(layer.attentions[1].deformable_attention)
+    export_encoder(encoder, inputs, folder / "peer.onnx", ours=False)
+    feed = {name: value.numpy() for name, value in inputs.items()}
+    sessions = {name: session(folder / f"{name}.onnx") for name in ("ours", "peer")}
+    ours, peer = (runner.run(None, feed)[0] for runner in sessions.values())
+    gap = float(np.abs(ours - peer).max())
+    assert gap < 1e-3, gap
+    # And the cameras matter: without a view, both say something else.
+    blind = {**feed, "lidar2img": np.zeros_like(feed["lidar2img"])}
+    assert all(np.abs(runner.run(None, blind)[0] - ours).max() > 0.1 for runner in sessions.values())
+    result: dict[str, Any] = {"max_abs_difference": gap}
+    for name, runner in sessions.items():
+        result[name] = record.timed_ms(lambda runner=runner: runner.run(None, feed), runs=runs, warmup=2)
+    result["times_faster"] = round(result["peer"]["median_ms"] / result["ours"]["median_ms"], 2)
+    return result
+
+
+def measure_micro(folder: Path, runs: int) -> dict[str, Any]:
+    frame = model_benchmark.inputs(VARIANTS["micro"])
+    names = ("image", "prev_bev", "use_prev_bev", "can_bus", "lidar2img")
+    feed = {name: value.numpy() for name, value in zip(names, frame)}
+    model = awake("micro")
+    export_onnx(model, folder / "float.onnx", verify=False)
+    recipe = load_recipe("w4a6")
+    student = quantise(model, recipe).eval()
+    with observing(student) as histograms, torch.inference_mode():
+        student.step(*frame)
+    set_scales(student, histograms, "percentile")
+    export_onnx(student, folder / "w4a6.onnx", recipe=recipe, verify=False)
+    sessions = {
+        "float": session(folder / "float.onnx"),
+        "w4a6_unfused": session(folder / "w4a6.onnx", UNFUSED),
+        "w4a6_fused": session(folder / "w4a6.onnx"),
+    }
+    return {
+        name: record.timed_ms(lambda runner=runner: runner.run(None, feed), runs=runs, warmup=2)
+        for name, runner in sessions.items()
+    }
+
+
+def measure_tiny(folder: Path) -> dict[str, Any]:
+    """Exporting tiny in a process of its own, so that its memory is its own."""
+    started = time.perf_counter()
+    subprocess.run([sys.executable, __file__, "--child", str(folder / "tiny.onnx")], check=True)
+    seconds = time.perf_counter() - started
+    return {
+        "export_s": round(seconds, 1),
+        "peak_gb": round(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1e6, 2),
+        "file_mb": round((folder / "tiny.onnx").stat().st_size / 1e6, 1),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--runs", type=int, default=15)
+    parser.add_argument("--only", nargs="+", default=["encoder", "micro", "tiny"], choices=["encoder", "micro", "tiny"])
+    parser.add_argument("--child", help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.child:
+        export_onnx(awake("tiny"), args.child, verify=False)
+        return
+    console = Console()
+    results: dict[str, Any] = {"threads": THREADS}
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        if "encoder" in args.only:
+            results["encoder_tiny"] = measure_encoder(folder, args.runs)
+        if "micro" in args.only:
+            results["micro_step"] = measure_micro(folder, args.runs)
+        if "tiny" in args.only:
+            results["export_tiny"] = measure_tiny(folder)
+    table = Table(title=f"ONNX Runtime on the CPU, {THREADS} threads", box=None)
+    for heading in ("graph", "median ms", "min ms", "max ms"):
+        table.add_column(heading, justify="left" if heading == "graph" else "right")
+    for group in ("encoder_tiny", "micro_step"):
+        for key, row in results.get(group, {}).items():
+            if isinstance(row, dict):
+                table.add_row(f"{group}, {key}", *(f"{row[k]:.1f}" for k in ("median_ms", "min_ms", "max_ms")))
+    console.print(table)
+    if "encoder_tiny" in results:
+        console.print(f"our encoder is {results['encoder_tiny']['times_faster']} times as fast as the peer-style one")
+    if "export_tiny" in results:
+        console.print(
+            "exporting tiny: {export_s} s, {peak_gb} GB, a file of {file_mb} MB".format(**results["export_tiny"])
+        )
+    console.print(f"written to {record.write('export-cpu', results)}")
+
+
+if __name__ == "__main__":
+    main()

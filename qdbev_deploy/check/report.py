@@ -1,0 +1,116 @@
+"""`check_onnx`: everything a file says of itself before a builder is asked."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import onnx
+
+from qdbev_deploy.check.cost import (
+    ASSUMPTIONS,
+    Roofline,
+    activation_peak_bytes,
+    coverage,
+    node_costs,
+    roofline,
+)
+from qdbev_deploy.check.devices import device_named
+from qdbev_deploy.check.rules import Finding, findings
+from qdbev_deploy.errors import QdbevError
+from qdbev_deploy.graph.files import read_onnx
+from qdbev_deploy.graph.index import Graph
+from qdbev_deploy.graph.lowering import lower
+from qdbev_deploy.graph.parts import weight_bytes
+from qdbev_deploy.graph.targets import target_named
+from qdbev_deploy.plugins import library_info
+
+
+@dataclass(frozen=True)
+class CheckReport:
+    """What was found; `errors` are rules broken, `not_known` is what shapes did not tell."""
+
+    file: str
+    target: str
+    lowered: list[str]
+    findings: list[Finding]
+    plugins: dict[str, bool]  # op -> whether the library here has it
+    plugin_library: str  # where it lies, or why there is none
+    coverage: dict[str, dict[str, float]]
+    weight_bytes: dict[str, dict[str, int]]
+    activation_peak_bytes: int
+    roofline: Roofline | None
+    not_known: list[str]
+
+    @property
+    def errors(self) -> list[Finding]:
+        return [finding for finding in self.findings if finding.level == "error"]
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "file": self.file,
+            "target": self.target,
+            "lowered": self.lowered,
+            "errors": [asdict(finding) for finding in self.errors],
+            "warnings": [asdict(finding) for finding in self.findings if finding.level == "warning"],
+            "plugins": self.plugins,
+            "plugin_library": self.plugin_library,
+            "coverage": self.coverage,
+            "weight_bytes": self.weight_bytes,
+            "activation_peak_bytes": self.activation_peak_bytes,
+            "roofline": {**asdict(self.roofline), "assumptions": list(ASSUMPTIONS)} if self.roofline else None,
+            "shapes_not_known": self.not_known,
+        }
+
+
+def check_onnx(path: str | os.PathLike[str], target: str, gpu: str | None = None) -> CheckReport:
+    """Lower the file for the target in memory and hold the result against its rules. No GPU is needed."""
+    chosen = target_named(target)
+    device = device_named(gpu) if gpu else None
+    model = _with_shapes(read_onnx(path))
+    try:
+        lowered, notes = lower(model, chosen)
+        refused: list[Finding] = []
+    except QdbevError as error:  # a pass that met a form it has no words for: that is a finding, not an accident
+        lowered, notes = model, []
+        refused = [Finding("lowering", "(file)", f"{error.found}. Needed: {error.needed}")]
+    graph = Graph(lowered)
+    costs, unknown = node_costs(graph)
+    plugins, library = _plugins(graph, chosen.is_tensorrt)
+    return CheckReport(
+        file=Path(path).name,
+        target=chosen.name,
+        lowered=notes,
+        findings=[*refused, *findings(graph, chosen)],
+        plugins=plugins,
+        plugin_library=library,
+        coverage=coverage(costs),
+        weight_bytes=weight_bytes(model),
+        activation_peak_bytes=activation_peak_bytes(graph),
+        roofline=roofline(costs, device) if device else None,
+        not_known=unknown,
+    )
+
+
+def _with_shapes(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Shapes that the file does not state itself; where inference fails, what it states must do."""
+    known = {value.name for value in model.graph.value_info}
+    if all(name in known for node in model.graph.node for name in node.output[:1]):
+        return model
+    try:
+        return onnx.shape_inference.infer_shapes(model, data_prop=True)
+    except (onnx.shape_inference.InferenceError, ValueError, RuntimeError):
+        return model
+
+
+def _plugins(graph: Graph, is_tensorrt: bool) -> tuple[dict[str, bool], str]:
+    needed = sorted({node.op_type for node in graph.bev_nodes()}) if is_tensorrt else []
+    if not needed:
+        return {}, "none needed"
+    try:
+        info = library_info()
+    except QdbevError as error:
+        return dict.fromkeys(needed, False), f"none here: {error.found}"
+    return {name: name in info.ops for name in needed}, str(info.path)

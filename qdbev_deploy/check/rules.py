@@ -1,0 +1,216 @@
+"""The rules that a builder holds a quantised graph to; each finding names the node and the rule it breaks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import onnx
+from onnx import NodeProto, TensorProto
+
+from qdbev_deploy.contract import OP_DOMAIN
+from qdbev_deploy.graph.index import STANDARD_DOMAINS, Graph, attributes, standard_opset
+from qdbev_deploy.graph.targets import Target
+
+WEIGHTED = {"Conv": (0, 1), "ConvTranspose": (0, 1), "Gemm": (0, 1), "MatMul": (0, 1)}
+VIEWS = frozenset({"Reshape", "Transpose", "Unsqueeze", "Squeeze", "Flatten", "Slice", "Identity", "Split", "Concat"})
+COMMUTING = VIEWS | {"MaxPool", "Gather", "Resize"}
+_INTEGER_OPS = ("QLinearConv", "QLinearMatMul", "ConvInteger", "MatMulInteger", "DynamicQuantizeLinear")
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A rule that a node breaks. Only errors make a check fail."""
+
+    rule: str
+    node: str
+    says: str
+    level: Literal["error", "warning"] = "error"
+
+
+Rule = Callable[[Graph, Target], Iterator[Finding]]
+
+
+def _name(node: NodeProto) -> str:
+    return node.name or f"{node.op_type} making '{node.output[0]}'"
+
+
+def source(graph: Graph, name: str, through: frozenset[str] = VIEWS) -> NodeProto | None:
+    """The node that makes a tensor, seen through ops that only move elements."""
+    node = graph.producer.get(name)
+    while node is not None and node.op_type in through and node.input:
+        node = graph.producer.get(node.input[0])
+    return node
+
+
+def is_quantised_input(graph: Graph, name: str, through: frozenset[str] = VIEWS) -> bool:
+    node = source(graph, name, through)
+    return node is not None and node.op_type == "DequantizeLinear"
+
+
+def opset(graph: Graph, target: Target) -> Iterator[Finding]:
+    version = standard_opset(graph.model)
+    if version > target.max_opset:
+        yield Finding("opset", "(file)", f"opset {version}, and {target.name} knows {target.max_opset} at most")
+
+
+def ops(graph: Graph, target: Target) -> Iterator[Finding]:
+    functions = {(function.domain, function.name) for function in graph.model.functions}
+    for node in graph.proto.node:
+        if node.domain in STANDARD_DOMAINS:
+            if node.op_type in _INTEGER_OPS:
+                yield Finding(
+                    "integer-op", _name(node), f"{node.op_type}: quantisation must be QuantizeLinear/DequantizeLinear"
+                )
+            elif target.ops is not None and node.op_type not in target.ops:
+                yield Finding("unsupported-op", _name(node), f"{target.name} does not parse {node.op_type}")
+            elif target.ops is None and not onnx.defs.has(node.op_type):
+                yield Finding("unsupported-op", _name(node), f"{node.op_type} is no op of ONNX")
+        elif node.domain != OP_DOMAIN and not (not target.is_tensorrt and (node.domain, node.op_type) in functions):
+            yield Finding("unsupported-op", _name(node), f"domain '{node.domain}' has no function here and no plugin")
+        elif node.domain == OP_DOMAIN and not target.is_tensorrt and (node.domain, node.op_type) not in functions:
+            yield Finding("missing-function", _name(node), f"{node.op_type} has no function in the file")
+
+
+def element_types(graph: Graph, target: Target) -> Iterator[Finding]:
+    def refused(number: int) -> str | None:
+        name = TensorProto.DataType.Name(number).lower()
+        return None if number == TensorProto.UNDEFINED or name in target.element_types else name
+
+    for tensor in graph.proto.initializer:
+        if name := refused(tensor.data_type):
+            yield Finding("element-type", tensor.name, f"a weight of type {name}, which {target.name} does not take")
+    for value in (*graph.proto.input, *graph.proto.output):
+        if name := refused(value.type.tensor_type.elem_type):
+            yield Finding("element-type", value.name, f"an input or output of type {name}")
+    for node in graph.proto.node:
+        if node.op_type == "Cast" and (name := refused(attributes(node)["to"])):
+            yield Finding("element-type", _name(node), f"a cast to {name}")
+
+
+def static_shapes(graph: Graph, target: Target) -> Iterator[Finding]:
+    for value in (*graph.proto.input, *graph.proto.output):
+        if graph.shape(value.name) is None:
+            yield Finding("static-shapes", value.name, "a dimension that is not fixed: engines here have one shape")
+
+
+def scales_and_zero_points(graph: Graph, target: Target) -> Iterator[Finding]:
+    for node in graph.proto.node:
+        if node.op_type not in ("QuantizeLinear", "DequantizeLinear"):
+            continue
+        scale = graph.constant(node.input[1])
+        if scale is None:
+            yield Finding("dynamic-scale", _name(node), "its scale is computed, not stored")
+            continue
+        if not (np.isfinite(scale.astype(np.float64)).all() and (scale > 0).all()):
+            yield Finding("scale", _name(node), f"a scale of {float(np.min(scale)):g}: scales are finite and positive")
+        if len(node.input) < 3 or not node.input[2]:
+            yield Finding("zero-point-missing", _name(node), "no zero point: the parser asks for one, an int8 zero")
+        else:
+            zero = graph.constant(node.input[2])
+            type_ = graph.element_type(node.input[2])
+            if zero is None:
+                yield Finding("zero-point", _name(node), "a zero point that is computed")
+            elif type_ in (TensorProto.UINT8, TensorProto.UINT4):
+                yield Finding("uint8", _name(node), "an unsigned zero point: its numbers would be read as signed")
+            elif np.any(zero.astype(np.int64) != 0):
+                yield Finding("zero-point", _name(node), "a zero point that is not 0: quantisation is symmetric")
+        stored = node.input[0] in graph.initializers or is_constant_chain(graph, node.input[0])
+        if scale.size > 1 and not stored:
+            yield Finding(
+                "per-channel-activation", _name(node), f"{scale.size} scales for an activation, which takes one"
+            )
+
+
+def is_constant_chain(graph: Graph, name: str) -> bool:
+    """Whether a tensor is a stored weight, perhaps seen through a QuantizeLinear and views."""
+    while True:
+        if graph.is_constant(name):
+            return True
+        node = graph.producer.get(name)
+        if node is None or node.op_type not in VIEWS | {"QuantizeLinear", "DequantizeLinear"}:
+            return False
+        name = node.input[0]
+
+
+def pairs(graph: Graph, target: Target) -> Iterator[Finding]:
+    """What stands between a QuantizeLinear and its DequantizeLinear, and who reads integers."""
+    readers = VIEWS | {"DequantizeLinear", "MaxPool"}
+    for node in graph.proto.node:
+        if node.op_type != "QuantizeLinear":
+            continue
+        for reader in graph.consumers.get(node.output[0], []):
+            if reader.op_type == "Clip":
+                yield Finding(
+                    "int8-clip",
+                    _name(reader),
+                    "a Clip of int8 between Q and DQ breaks their match; clip in float before Q",
+                )
+            elif reader.domain != OP_DOMAIN and reader.op_type not in readers:
+                yield Finding(
+                    "pair", _name(reader), f"{reader.op_type} reads integers that no DequantizeLinear precedes"
+                )
+
+
+def weighted_inputs(graph: Graph, target: Target) -> Iterator[Finding]:
+    """Both inputs of a weighted op are quantised or neither is."""
+    for node in graph.proto.node:
+        if node.op_type not in WEIGHTED:
+            continue
+        activation, weight = (is_quantised_input(graph, node.input[index]) for index in WEIGHTED[node.op_type])
+        if activation and not weight and is_constant_chain(graph, node.input[1]):
+            yield Finding("weighted-op", _name(node), "a quantised activation meets a float weight: it runs in float",
+                          "warning")  # fmt: skip
+        if weight and not activation:
+            yield Finding("weighted-op", _name(node), "a quantised weight meets a float activation: it runs in float",
+                          "warning")  # fmt: skip
+        if weight and graph.producer[node.input[1]].op_type not in ("DequantizeLinear", "Transpose"):
+            yield Finding("weight-view", _name(node), "an op stands between the weight's DequantizeLinear and its user",
+                          "warning")  # fmt: skip
+
+
+def residuals(graph: Graph, target: Target) -> Iterator[Finding]:
+    """Where a quantised convolution's output meets a shortcut, the shortcut is quantised, or the sum does not fuse."""
+    for node in graph.proto.node:
+        if node.op_type != "Add":
+            continue
+        convolved = [_is_int8_conv(graph, name) for name in node.input]
+        quantised = [is_quantised_input(graph, name, COMMUTING) for name in node.input]
+        constant = [graph.is_constant(name) for name in node.input]
+        if any(convolved) and not any(quantised) and not any(constant):
+            yield Finding("residual", _name(node), "the other input of an addition behind an int8 convolution is float",
+                          "warning")  # fmt: skip
+
+
+def _is_int8_conv(graph: Graph, name: str) -> bool:
+    node = graph.producer.get(name)
+    return (
+        node is not None and node.op_type == "Conv" and all(is_quantised_input(graph, item) for item in node.input[:2])
+    )
+
+
+def plugin_values(graph: Graph, target: Target) -> Iterator[Finding]:
+    """Q/DQ is never fused into a plugin: a quantised value goes in as integers, with its scale as an attribute."""
+    for node in graph.bev_nodes():
+        scale = attributes(node).get("value_scale", 0.0)
+        maker = source(graph, node.input[0])
+        integers = maker is not None and maker.op_type == "QuantizeLinear"
+        if maker is not None and maker.op_type == "DequantizeLinear":
+            yield Finding("plugin-value", _name(node), "its value comes from a DequantizeLinear: feed the integers")
+        elif integers and not scale > 0:
+            yield Finding("plugin-value", _name(node), "its value is int8 and value_scale is not positive")
+        elif not integers and scale > 0:
+            yield Finding("plugin-value", _name(node), "value_scale is set and its value is not quantised")
+
+
+ALL_TARGETS: tuple[Rule, ...] = (opset, ops, element_types, static_shapes, plugin_values)
+TENSORRT_ONLY: tuple[Rule, ...] = (scales_and_zero_points, pairs, weighted_inputs, residuals)
+
+
+def findings(graph: Graph, target: Target) -> list[Finding]:
+    """Every rule broken, errors first."""
+    rules = ALL_TARGETS + (TENSORRT_ONLY if target.is_tensorrt else ())
+    found = [finding for rule in rules for finding in rule(graph, target)]
+    return sorted(found, key=lambda finding: finding.level != "error")

@@ -1,0 +1,169 @@
+"""Write a checkpoint as one ONNX file that carries its integers, and prove it: torch and ONNX Runtime side by side.
+
+The file runs in any ONNX runtime as it is. Beside it a report (NAME.export.json) says what was compared and how far it
+was apart; where parity fails the exit code is 5, and file and report stay for inspection.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from typing import TYPE_CHECKING, Any
+
+from qdbev_deploy.errors import ExitCode, QdbevError
+
+if TYPE_CHECKING:
+    from qdbev_deploy.export import ExportReport
+
+EPILOG = """\
+examples:
+  qdbev-deploy export --checkpoint student.pt -o student.onnx
+  qdbev-deploy export --checkpoint bevformer_tiny_epoch_24.pth --variant tiny -o tiny.onnx --io mlperf
+  qdbev-deploy export --checkpoint student.pt -o student.onnx --dataroot /data/nuscenes --image uint8
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--checkpoint", required=True, help="a quantised student, or a float BEVFormer checkpoint")
+    parser.add_argument(
+        "--variant", help="what the checkpoint should be; without it, its own word or its shapes decide"
+    )
+    parser.add_argument("-o", "--output", required=True, help="the ONNX file to write")
+    parser.add_argument(
+        "--carrier", default="int8", choices=("int8", "int4"),
+        help="how weights' integers are stored: one a byte, or two a byte for distribution (opset 21)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--clip", default="exact", choices=("exact", "relaxed"),
+        help="exact: activations are clipped to their k bits; relaxed: int8 alone saturates",
+    )  # fmt: skip
+    parser.add_argument(
+        "--io", default="fp32", choices=("fp32", "fp16", "mlperf"),
+        help="fp16: the state in FP16; mlperf: use_prev_bev as a tensor without axes",
+    )  # fmt: skip
+    parser.add_argument(
+        "--image", default="float32", choices=("float32", "uint8"),
+        help="uint8: native camera frames [1, 6, height, width, 3] in RGB, resized, normalised and padded in the graph",
+    )  # fmt: skip
+    parser.add_argument("--opset", type=int, help="17 to 21; without it, the lowest that holds the graph, 18 at least")
+    parser.add_argument("--dataroot", help="nuScenes for the proof; without it, a synthetic drive is drawn")
+    parser.add_argument("--frames", type=int, default=20, help="frames of the proof, over two scenes (default 20)")
+    parser.add_argument("--no-verify", action="store_true", help="write the file and prove nothing; the report says so")
+    parser.add_argument("--dynamic-shapes", action="store_true", help=argparse.SUPPRESS)
+
+
+def run(args: argparse.Namespace) -> int:
+    if args.dynamic_shapes:
+        raise QdbevError(
+            "dynamic shapes are asked for",
+            "static shapes, batch 1: state, engines and the C++ runtime allocate once",
+            "export one file for each image size",
+        )
+    if args.frames < 4:
+        raise QdbevError(
+            f"{args.frames} frames", "at least 4, so that the state is carried and dropped", "pass --frames 20"
+        )
+
+    from rich.console import Console
+
+    from qdbev_deploy.export import ExportOptions, export_onnx
+    from qdbev_deploy.graph.files import sha256_of
+    from qdbev_deploy.quant import load_model
+
+    options = ExportOptions(
+        io=args.io, image=args.image, carrier=args.carrier, clip=args.clip, opset=args.opset
+    ).to_dict()
+    model, recipe = load_model(args.checkpoint, args.variant)
+    if args.variant is not None and model.spec.name != args.variant:
+        raise QdbevError(
+            f"{args.checkpoint} is a '{model.spec.name}'", f"a '{args.variant}'", f"pass --variant {model.spec.name}"
+        )
+    with Console(stderr=True).status("reading") as status:
+        report = export_onnx(
+            model,
+            args.output,
+            recipe=recipe,
+            checkpoint_sha256=sha256_of(args.checkpoint),
+            verify=not args.no_verify,
+            dataroot=args.dataroot,
+            frame_count=args.frames,
+            progress=lambda text: status.update(f"{text} ..."),
+            **options,
+        )
+    if args.json:
+        from qdbev_deploy.export.exporter import jsonable
+
+        print(json.dumps(jsonable(report.to_dict()), indent=2))
+    else:
+        _print(report)
+    return int(ExitCode.DONE if report.parity is None or report.parity.passed else ExitCode.GUARD)
+
+
+def _print(report: ExportReport) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console()
+    console.print(
+        f"{report.path}: {report.variant}, opset {report.opset}, {report.file_bytes / 1e6:.1f} MB, "
+        f"written in {report.export_s:.0f} s",
+        highlight=False,
+    )
+    types = sorted({name for row in report.weight_bytes.values() for name in row})
+    sizes = Table(title="weights in MB (1e6 bytes)", title_justify="left", box=None)
+    sizes.add_column("part")
+    for name in (*types, "all"):
+        sizes.add_column(name, justify="right")
+    rows: dict[str, dict[str, int]] = dict(report.weight_bytes)
+    rows["all"] = {name: sum(row.get(name, 0) for row in report.weight_bytes.values()) for name in types}
+    for part, row in rows.items():
+        cells = [f"{row[name] / 1e6:.3f}" if name in row else "-" for name in types]
+        sizes.add_row(part, *cells, f"{sum(row.values()) / 1e6:.3f}")
+    console.print(sizes)
+    if report.parity is None:
+        console.print("not proved, as --no-verify asked:")
+        for claim in report.not_proved:
+            console.print(f"  {claim}")
+        return
+    _print_parity(console, report.parity, report.parity_s)
+
+
+def _print_parity(console: Any, parity: Any, seconds: float) -> None:
+    from rich.table import Table
+
+    console.print(
+        f"\nparity with torch over {parity.frames} frames ({parity.frames_are}), "
+        f"{sum(map(bool, parity.resets))} of them the first of a scene, {seconds:.0f} s",
+        highlight=False,
+    )
+    table = Table(box=None)
+    for heading in ("compared", "difference", "asked"):
+        table.add_column(heading, justify="left" if heading == "compared" else "right")
+    for name, gap in parity.outputs.items():
+        table.add_row(f"{name}, own state, largest absolute", f"{gap:.1e}", "reported")
+    judged = parity.step_boxes is None
+    table.add_row("box centres, own state, m", f"{parity.boxes.center_m:.1e}", "1e-3" if judged else "reported")
+    if parity.step_boxes is not None:
+        elements = sum(item.elements for item in parity.activations.values())
+        different = sum(item.different for item in parity.activations.values())
+        worst = max(item.different / max(item.elements, 1) for item in parity.activations.values())
+        step = max(item.largest_step for item in parity.activations.values())
+        rows = (
+            ("box centres, from the same integers, m", f"{parity.step_boxes.center_m:.1e}", "1e-3"),
+            ("box centres, torch against itself, m", f"{parity.control_boxes.center_m:.1e}", "reported"),
+            (
+                "box centres, ONNX Runtime's own Q/DQ fusion, m",
+                f"{parity.default_mode_boxes.center_m:.1e}" if parity.default_mode_boxes else "refuses the file",
+                "reported",
+            ),
+            (f"weights' integers, {parity.weight_integers:,}", f"{parity.weight_integers_different:,}", "0"),
+            (f"activations' integers, {elements:,}", f"{different:,}", "-"),
+            ("  in the worst tensor", f"{worst:.1e}", "1e-4"),
+            ("  largest step", str(step), "1"),
+        )
+        for row in rows:
+            table.add_row(*row)
+    console.print(table)
+    console.print("parity holds" if parity.passed else "parity FAILS:")
+    for failure in parity.failures:
+        console.print(f"  {failure}", highlight=False)

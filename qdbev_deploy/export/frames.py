@@ -1,0 +1,81 @@
+"""The frames on which a file is proved: two scenes of a nuScenes data root, or of a synthetic one."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from qdbev_deploy.contract import VariantSpec
+from qdbev_deploy.errors import QdbevError
+from qdbev_deploy.export.options import ExportOptions
+from qdbev_deploy.streaming import EgoState
+
+PARITY_FRAMES = 20
+
+
+@dataclass(frozen=True)
+class StreamFrame:
+    """One frame as the streaming graph takes it; the session adds the state."""
+
+    image: npt.NDArray[Any]  # as the exported graph's input asks: float32 network input, or uint8 native frames
+    lidar2img: npt.NDArray[np.float32]  # [1, 6, 4, 4], to the resized image
+    ego: EgoState
+    scene: str
+
+
+@contextmanager
+def parity_frames(
+    spec: VariantSpec, options: ExportOptions, dataroot: str | os.PathLike[str] | None, count: int = PARITY_FRAMES
+) -> Iterator[tuple[str, Iterator[StreamFrame]]]:
+    """(what the frames are, the frames), half of them from one scene and half from another, so that the state resets.
+
+    Without a data root a synthetic nuScenes of two scenes is drawn into a temporary folder.
+    """
+    if dataroot is not None:
+        yield f"two scenes of {Path(dataroot).name}", _frames(spec, options, dataroot, count)
+        return
+    from qdbev_deploy.data.synth.write import synthesise
+
+    with tempfile.TemporaryDirectory(prefix="qdbev-parity-") as folder:
+        root = Path(folder) / "synthetic"
+        # One process: a caller's script without a main guard would be run again by every other one.
+        synthesise(root, scenes=2, frames=max((count + 1) // 2, 2), sweeps="none", workers=1)
+        yield "two scenes of a synthetic nuScenes", _frames(spec, options, root, count)
+
+
+def _frames(
+    spec: VariantSpec, options: ExportOptions, dataroot: str | os.PathLike[str], count: int
+) -> Iterator[StreamFrame]:
+    from qdbev_deploy.data.nuscenes import NuScenesSequences
+    from qdbev_deploy.data.preprocess import preprocess, read_image, scale_lidar2img
+
+    sequences = NuScenesSequences(dataroot)
+    names = sequences.scene_names[:2]
+    scenes = sequences.scenes(names)
+    if len(scenes) < 2 or sum(len(scene.frames) for scene in scenes) < count:
+        raise QdbevError(
+            f"{dataroot} holds {len(scenes)} of the two scenes that parity needs, "
+            f"with {sum(len(scene.frames) for scene in scenes)} key frames",
+            f"two scenes with {count} key frames together, so that the state is carried and dropped",
+            "leave --dataroot out to prove it on a synthetic drive",
+        )
+    first = max(count // 2, count - len(scenes[1].frames))
+    chosen = [*scenes[0].frames[:first], *scenes[1].frames]
+    for frame in chosen[:count]:
+        native = np.stack([read_image(path) for path in frame.image_paths])
+        if native.shape[1:3] != spec.preprocess.source_hw:
+            raise QdbevError(
+                f"frames of {native.shape[1]}x{native.shape[2]} pixels in {dataroot}",
+                f"{spec.preprocess.source_hw[0]}x{spec.preprocess.source_hw[1]}, which variant '{spec.name}' takes",
+                "pass --no-verify, or prove it from Python on frames of that size",
+            )
+        image = native if options.image == "uint8" else preprocess(native, spec.preprocess)
+        yield StreamFrame(image[None], scale_lidar2img(frame.lidar2img, spec.preprocess)[None], frame.ego, frame.scene)

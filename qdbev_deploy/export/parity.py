@@ -1,0 +1,285 @@
+"""The proof: torch and ONNX Runtime side by side over a sequence, each carrying its own state."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import torch
+
+from qdbev_deploy.boxes import decode
+from qdbev_deploy.export.debug_copy import FORCED, RecordedIntegers, forced_copy, recording_integers
+from qdbev_deploy.export.frames import StreamFrame
+from qdbev_deploy.export.streaming_graph import DTYPES, StreamingGraph, graph_inputs, graph_outputs
+from qdbev_deploy.streaming import StreamingSession
+
+Array = npt.NDArray[Any]
+
+CENTER_TOLERANCE_M = 1e-3
+INTEGER_SHARE_TOLERANCE = 1e-4  # of an activation's elements may differ, by one step: ties of float arithmetic
+CONTROL_FRAMES = 4
+UNFUSED = {"session.disable_quant_qdq": "1"}
+
+
+@dataclass
+class ActivationParity:
+    """Integers of one quantised activation over all frames."""
+
+    elements: int = 0
+    different: int = 0
+    largest_step: int = 0
+
+    def add(self, ours: Array, theirs: Array) -> None:
+        gap = np.abs(ours.astype(np.int16) - theirs.astype(np.int16))
+        self.elements += gap.size
+        self.different += int(np.count_nonzero(gap))
+        self.largest_step = max(self.largest_step, int(gap.max(initial=0)))
+
+
+def _larger(old: float, new: Any) -> float:
+    """The larger of two differences; a NaN stays, where Python's own max may lose it."""
+    return float(np.maximum(old, new))
+
+
+@dataclass
+class BoxParity:
+    """Every query's box, and the detections that remain after decoding."""
+
+    center_m: float = 0.0
+    size_m: float = 0.0
+    score: float = 0.0
+    detections: int = 0
+    detections_moved: int = 0  # of them, those without a partner of the same class within the tolerance
+
+    def add(self, ours: list[Array], theirs: list[Array], spec: Any) -> None:
+        a, b = (outputs[2].reshape(-1, outputs[2].shape[-1]).astype(np.float64) for outputs in (ours, theirs))
+        with np.errstate(over="ignore", invalid="ignore"):  # an untrained or broken model may say any logarithm
+            sizes = [np.exp(codes[:, [2, 3, 5]]) for codes in (a, b)]
+            scores = [1 / (1 + np.exp(-outputs[1].astype(np.float64))) for outputs in (ours, theirs)]
+            self.center_m = _larger(self.center_m, np.abs(a[:, [0, 1, 4]] - b[:, [0, 1, 4]]).max())
+            self.size_m = _larger(self.size_m, np.abs(sizes[0] - sizes[1]).max())
+            self.score = _larger(self.score, np.abs(scores[0] - scores[1]).max())
+        first, second = (decode(outputs[1], outputs[2], spec) for outputs in (ours, theirs))
+        self.detections += len(first)
+        if len(first) and len(second):
+            apart = np.abs(first.center[:, None] - second.center[None]).max(axis=-1)
+            apart[first.label[:, None] != second.label[None]] = np.inf
+            self.detections_moved += int((apart.min(axis=1) > CENTER_TOLERANCE_M).sum())
+        else:
+            self.detections_moved += len(first)
+
+
+@dataclass
+class ParityReport:
+    """What was compared, how far it was apart, and what was asked."""
+
+    frames_are: str
+    frames: int = 0
+    resets: list[str] = field(default_factory=list)
+    outputs: dict[str, float] = field(default_factory=dict)  # largest absolute difference
+    boxes: BoxParity = field(default_factory=BoxParity)
+    step_boxes: BoxParity | None = None  # of a quantised model: from torch's integers and state, step by step
+    control_boxes: BoxParity | None = None  # torch against torch with other convolution kernels, each with its state
+    weights: int = 0
+    weight_integers: int = 0
+    weight_integers_different: int = 0
+    activations: dict[str, ActivationParity] = field(default_factory=dict)
+    default_mode_boxes: BoxParity | None = None  # ONNX Runtime's own fusion of Q/DQ, which rounds biases to int32
+    default_mode_error: str | None = None  # where that mode refuses the file
+    weights_used: set[str] = field(default_factory=set)  # modules whose quantised weights a step reads
+    failures: list[str] = field(default_factory=list)
+
+    @property
+    def passed(self) -> bool:
+        return not self.failures
+
+    def judge(self) -> None:
+        """Say in sentences what is not as it was asked."""
+        self.failures = []
+        if self.weight_integers_different:
+            self.failures.append(f"{self.weight_integers_different} of {self.weight_integers} weight integers differ")
+        for name, item in self.activations.items():
+            if item.largest_step > 1 or item.different > INTEGER_SHARE_TOLERANCE * item.elements:
+                self.failures.append(
+                    f"activation '{name}': {item.different} of {item.elements} integers differ, by up to "
+                    f"{item.largest_step}"
+                )
+        unseen = [name for name, item in self.activations.items() if not item.elements]
+        if unseen:
+            self.failures.append(f"activation '{unseen[0]}' is in the file and was never quantised in torch")
+        boxes, how = (self.step_boxes, "from the same integers ") if self.step_boxes else (self.boxes, "")
+        if not boxes.center_m <= CENTER_TOLERANCE_M:  # a NaN fails
+            self.failures.append(f"box centres {how}differ by up to {boxes.center_m:.2e} m")
+        if len([reason for reason in self.resets if reason]) < 2:
+            self.failures.append("the sequence holds no reset after its first frame")
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "passed": self.passed,
+            "failures": self.failures,
+            "frames_are": self.frames_are,
+            "frames": self.frames,
+            "resets": self.resets,
+            "outputs_max_abs_difference": self.outputs,
+            "boxes": vars(self.boxes),
+            "boxes_from_same_integers": vars(self.step_boxes) if self.step_boxes else None,
+            "boxes_torch_against_itself": vars(self.control_boxes) if self.control_boxes else None,
+            "weights": {
+                "tensors": self.weights,
+                "integers": self.weight_integers,
+                "different": self.weight_integers_different,
+            },
+            "activations": {name: vars(item) for name, item in self.activations.items()},
+            "default_mode_boxes": vars(self.default_mode_boxes) if self.default_mode_boxes else None,
+            "default_mode_error": self.default_mode_error,
+            "asked": {
+                "box_center_m": CENTER_TOLERANCE_M,
+                "activation_integers_different": INTEGER_SHARE_TOLERANCE,
+                "activation_steps": 1,
+                "weight_integers_different": 0,
+            },
+        }
+
+
+def session_of(model: onnx.ModelProto | bytes | str, config: dict[str, str] = UNFUSED, level: Any = None) -> Any:
+    """An ONNX Runtime session on the CPU. Without its own Q/DQ fusion unless asked: TensorRT rounds no biases."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    if level is not None:
+        options.graph_optimization_level = level
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # torch wants the cores, too
+    for key, value in config.items():
+        options.add_session_config_entry(key, value)
+    content = model.SerializeToString() if isinstance(model, onnx.ModelProto) else model
+    return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+
+
+class _Feeds:
+    """The step's arguments as arrays of the types and shapes that the exported graph asks for."""
+
+    def __init__(self, graph: StreamingGraph) -> None:
+        self._specs = graph_inputs(graph.spec, graph.options)
+
+    def __call__(self, image: Array, prev_bev: Any, use_prev: bool, can_bus: Array, lidar2img: Array) -> dict[str, Any]:
+        state = self._specs[1]
+        # A first frame's state may hold anything; what must not be read is not a number.
+        previous = np.full(state.shape, np.nan, state.dtype) if prev_bev is None else prev_bev
+        values = (image, previous, float(use_prev), can_bus, lidar2img)
+        return {
+            spec.name: np.ascontiguousarray(value, dtype=spec.dtype).reshape(spec.shape)
+            for spec, value in zip(self._specs, values, strict=True)
+        }
+
+
+def prove(
+    graph: StreamingGraph,
+    model: onnx.ModelProto,
+    taps: dict[str, str],
+    frames: Iterable[StreamFrame],
+    frames_are: str,
+    progress: Any = None,
+) -> ParityReport:
+    """Run the sequence through both and compare.
+
+    Outputs and boxes: each side feeds back its own state, through all frames. A quantised model is also compared
+    stretch by stretch, from the same integers and the same state, and that is what is judged: rounding is a threshold,
+    so that two runs whose float sums differ in the last bit drift apart by whole steps. How far torch so drifts from
+    itself with other convolution kernels is reported beside. `taps` names the tensor of integers of each quantiser.
+    """
+    report = ParityReport(frames_are)
+    names = [item.name for item in graph_outputs(graph.spec, graph.options)]
+    report.outputs = dict.fromkeys(names, 0.0)
+    report.activations = {name: ActivationParity() for name in taps}
+    feeds = _Feeds(graph)
+    reference = _Reference(graph, feeds, names, taps, report, model)
+
+    def stream_of(config: dict[str, str]) -> StreamingSession:
+        runtime = session_of(model, config)
+        return StreamingSession(lambda *arguments: tuple(runtime.run(names, feeds(*arguments))))
+
+    expected_stream, ours = StreamingSession(reference.step), stream_of(UNFUSED)
+    others: list[tuple[BoxParity, StreamingSession, int]] = []
+    if taps:
+        report.step_boxes, report.control_boxes = BoxParity(), BoxParity()
+        others = [(report.control_boxes, StreamingSession(reference.control_step), CONTROL_FRAMES)]
+        try:
+            others.append((default_boxes := BoxParity(), stream_of({}), sys.maxsize))
+            report.default_mode_boxes = default_boxes
+        except Exception as error:  # ONNX Runtime's own classes, which derive from nothing narrower
+            report.default_mode_error = str(error).strip().splitlines()[0]
+    with torch.inference_mode(), recording_integers(graph.model) as reference.recorded:
+        for frame in frames:
+            arguments = (frame.image, frame.lidar2img, frame.ego, frame.scene)
+            expected = expected_stream.step(*arguments)
+            arrays = [expected.bev_embed, expected.classes, expected.coords]
+            output = ours.step(*arguments)
+            found = [output.bev_embed, output.classes, output.coords]
+            for name, left, right in zip(names, arrays, found, strict=True):
+                gap = np.abs(left.astype(np.float64) - right.astype(np.float64)).max()
+                report.outputs[name] = _larger(report.outputs[name], gap)
+            report.boxes.add(arrays, found, graph.spec)
+            for boxes, stream, limit in others:
+                if report.frames < limit:
+                    other = stream.step(*arguments)
+                    boxes.add(arrays, [other.bev_embed, other.classes, other.coords], graph.spec)
+            report.resets.append(expected.reset_reason)
+            report.frames += 1
+            if progress is not None:
+                progress(report.frames)
+    report.weights_used = reference.recorded.weights_used
+    return report
+
+
+class _Reference:
+    """torch's step; where the model is quantised, each frame is also run through the copy that is cut at quantisers."""
+
+    def __init__(
+        self,
+        graph: StreamingGraph,
+        feeds: _Feeds,
+        names: list[str],
+        taps: dict[str, str],
+        report: ParityReport,
+        model: onnx.ModelProto,
+    ) -> None:
+        self.graph, self.feeds, self.names, self.taps, self.report = graph, feeds, names, taps, report
+        self.recorded = RecordedIntegers()
+        self.forced = session_of(forced_copy(model, taps)) if taps else None
+
+    def _run(self, feed: dict[str, Any]) -> tuple[Array, Array, Array]:
+        inputs = graph_inputs(self.graph.spec, self.graph.options)
+        first, second, third = self.graph(
+            *(torch.from_numpy(feed[item.name]).to(DTYPES[item.dtype]) for item in inputs)
+        )
+        return first.numpy(), second.numpy(), third.numpy()
+
+    def step(self, *arguments: Any) -> tuple[Array, Array, Array]:
+        feed = self.feeds(*arguments)
+        outputs = self._run(feed)
+        integers = self.recorded.take(self.taps)
+        if self.forced is not None and self.report.step_boxes is not None:
+            given = {self.taps[name] + FORCED: array for name, array in integers.items()}
+            tensors = list(dict.fromkeys(self.taps.values()))
+            found = self.forced.run([*self.names, *tensors], {**feed, **given})
+            computed = dict(zip(tensors, found[len(self.names) :], strict=True))
+            for name, array in integers.items():
+                self.report.activations[name].add(array, computed[self.taps[name]])
+            self.report.step_boxes.add(list(outputs), found[: len(self.names)], self.graph.spec)
+        return outputs
+
+    def control_step(self, *arguments: Any) -> tuple[Array, Array, Array]:
+        """The same model with torch's own convolutions instead of oneDNN's: equal but for the order of sums."""
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch says that a GPU's flags, which the same switch sets, do nothing
+            with torch.backends.mkldnn.flags(enabled=False):
+                outputs = self._run(self.feeds(*arguments))
+        self.recorded.take(self.taps)
+        return outputs

@@ -1,0 +1,138 @@
+"""Who makes a tensor, who reads it, and what it holds where it is constant."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+from onnx import NodeProto, TensorProto, helper, numpy_helper
+
+from qdbev_deploy.contract import OP_DOMAIN
+
+STANDARD_DOMAINS = ("", "ai.onnx")
+
+
+class Graph:
+    """A view on a model's main graph. After nodes were added or removed, take a new one."""
+
+    def __init__(self, model: onnx.ModelProto) -> None:
+        self.model = model
+        self.proto = model.graph
+        self.producer: dict[str, NodeProto] = {name: node for node in self.proto.node for name in node.output if name}
+        self.consumers: dict[str, list[NodeProto]] = {}
+        for node in self.proto.node:
+            for name in node.input:
+                self.consumers.setdefault(name, []).append(node)
+        self.initializers: dict[str, TensorProto] = {tensor.name: tensor for tensor in self.proto.initializer}
+        self.outputs = {value.name for value in self.proto.output}
+        self._types: dict[str, onnx.TypeProto] | None = None
+
+    def is_constant(self, name: str) -> bool:
+        node = self.producer.get(name)
+        return name in self.initializers or (node is not None and node.op_type == "Constant")
+
+    def constant(self, name: str) -> npt.NDArray[Any] | None:
+        """What a constant tensor holds; None where it is computed."""
+        if name in self.initializers:
+            return numpy_helper.to_array(self.initializers[name])
+        node = self.producer.get(name)
+        if node is None or node.op_type != "Constant":
+            return None
+        value = attributes(node)
+        tensor = next(iter(value.values()))
+        return numpy_helper.to_array(tensor) if isinstance(tensor, TensorProto) else np.asarray(tensor)
+
+    def _type(self, name: str) -> onnx.TypeProto | None:
+        if self._types is None:
+            values = [*self.proto.value_info, *self.proto.input, *self.proto.output]
+            self._types = {value.name: value.type for value in values}
+        return self._types.get(name)
+
+    def shape(self, name: str) -> tuple[int, ...] | None:
+        """The static shape of a tensor; None where it is not known in full."""
+        if name in self.initializers:
+            return tuple(self.initializers[name].dims)
+        type_ = self._type(name)
+        if type_ is None or not type_.tensor_type.HasField("shape"):
+            constant = self.constant(name)
+            return None if constant is None else constant.shape
+        dims = type_.tensor_type.shape.dim
+        return tuple(dim.dim_value for dim in dims) if all(dim.HasField("dim_value") for dim in dims) else None
+
+    def element_type(self, name: str) -> int:
+        """TensorProto's number of the element type; UNDEFINED where it is not known."""
+        if name in self.initializers:
+            return int(self.initializers[name].data_type)
+        type_ = self._type(name)
+        return int(type_.tensor_type.elem_type) if type_ is not None else int(TensorProto.UNDEFINED)
+
+    def bev_nodes(self) -> Iterator[NodeProto]:
+        return (node for node in self.proto.node if node.domain == OP_DOMAIN)
+
+
+def attributes(node: NodeProto) -> dict[str, Any]:
+    return {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}
+
+
+def standard_opset(model: onnx.ModelProto) -> int:
+    return int(next(entry.version for entry in model.opset_import if entry.domain in STANDARD_DOMAINS))
+
+
+def replace_input(nodes: Iterable[NodeProto], old: str, new: str) -> None:
+    for node in nodes:
+        for index, name in enumerate(node.input):
+            if name == old:
+                node.input[index] = new
+
+
+def remove_unused(model: onnx.ModelProto) -> None:
+    """Drop nodes whose results nobody reads, initialisers nobody reads, and what is said of tensors that are gone.
+
+    Nodes must be sorted.
+    """
+    graph = model.graph
+    needed = {value.name for value in graph.output}
+    kept: list[NodeProto] = []
+    for node in reversed(graph.node):
+        if any(name in needed for name in node.output):
+            kept.append(node)
+            needed.update(node.input)
+    if len(kept) != len(graph.node):
+        kept.reverse()
+        kept = [NodeProto.FromString(node.SerializeToString()) for node in kept]
+        del graph.node[:]
+        graph.node.extend(kept)
+    for index in reversed(range(len(graph.initializer))):
+        if graph.initializer[index].name not in needed:
+            del graph.initializer[index]
+    living = {name for node in graph.node for name in node.output}
+    for index in reversed(range(len(graph.value_info))):
+        if graph.value_info[index].name not in living:
+            del graph.value_info[index]
+
+
+def sort_nodes(model: onnx.ModelProto) -> None:
+    """Put nodes after what they read, otherwise leaving the order as it is: passes may append wherever they like."""
+    graph = model.graph
+    made_by = {name: index for index, node in enumerate(graph.node) for name in node.output if name}
+    order: list[int] = []
+    state: dict[int, bool] = {}  # False: being visited, True: placed
+    for start in range(len(graph.node)):
+        stack = [(start, False)]
+        while stack:
+            index, leaving = stack.pop()
+            if leaving:
+                state[index] = True
+                order.append(index)
+            elif index not in state:
+                state[index] = False
+                stack.append((index, True))
+                needs = [made_by[name] for name in graph.node[index].input if name in made_by]
+                stack.extend((need, False) for need in reversed(needs) if need not in state)
+    if order != list(range(len(order))):
+        nodes = [NodeProto.FromString(graph.node[index].SerializeToString()) for index in order]
+        del graph.node[:]
+        graph.node.extend(nodes)

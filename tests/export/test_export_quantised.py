@@ -1,0 +1,199 @@
+"""Students: their integers in the file and along the way, where Q/DQ stand, and both carriers."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from onnx import TensorProto, numpy_helper
+
+from qdbev_deploy.check import check_onnx
+from qdbev_deploy.contract import VariantSpec
+from qdbev_deploy.export import ExportReport, export_onnx
+from qdbev_deploy.export.carriers import CarriedActivation
+from qdbev_deploy.export.exporter import _compare_weights
+from qdbev_deploy.export.parity import ParityReport, session_of
+from qdbev_deploy.graph.index import Graph, attributes
+from qdbev_deploy.graph.quantised import weight_dequantizers
+from qdbev_deploy.quant.quantise import integers
+from tests.export.students import DEFORMABLE, PLAIN, SHORT, frames, student
+from tests.export.test_export_float import LEVELS, feed
+
+
+def export(spec: VariantSpec, path: Path, count: int, recipe: str = "w4a6", **options: object) -> ExportReport:
+    model, chosen = student(spec, recipe)
+    return export_onnx(model, path, recipe=chosen, frames=frames(spec, count=count), **options)
+
+
+@pytest.fixture(scope="module")
+def w4a6(tmp_path_factory: pytest.TempPathFactory) -> ExportReport:
+    return export(PLAIN, tmp_path_factory.mktemp("export") / "student.onnx", 20)
+
+
+def test_every_integer_is_the_students(w4a6: ExportReport) -> None:
+    parity = w4a6.parity
+    assert parity is not None
+    assert parity.passed, parity.failures
+    assert parity.frames == 20
+    assert parity.weight_integers > 100_000
+    assert parity.weight_integers_different == 0
+    assert len(parity.activations) > 30
+    for item in parity.activations.values():
+        assert item.elements > 0
+        assert item.largest_step <= 1
+        assert item.different <= 1e-4 * item.elements
+    assert parity.step_boxes is not None
+    assert parity.step_boxes.center_m < 1e-3
+
+
+def test_drift_is_that_of_torch_against_itself(w4a6: ExportReport) -> None:
+    """Rounding ties set off whole steps; what the file drifts by is of the size that torch's own kernels differ by."""
+    assert w4a6.parity is not None
+    assert w4a6.parity.control_boxes is not None
+    assert w4a6.parity.default_mode_boxes is not None
+    assert w4a6.parity.default_mode_error is None
+    assert w4a6.parity.boxes.center_m < 10 * max(w4a6.parity.control_boxes.center_m, 0.05)
+
+
+def test_weights_are_stored_as_integers_of_their_bits(w4a6: ExportReport) -> None:
+    graph = Graph(onnx.load(w4a6.path))
+    stored = {node.input[0]: graph.initializers[node.input[0]] for node in weight_dequantizers(graph)}
+    found = integers(student(PLAIN)[0]).weights
+    conv = found["img_backbone.layer2.0.conv1"]
+    array = numpy_helper.to_array(stored["img_backbone.layer2.0.conv1.weight.integers"])
+    assert array.dtype == np.int8
+    assert np.array_equal(array, conv.integers.numpy())
+    assert array.min() >= -8
+    assert array.max() <= 7
+    assert all(tensor.data_type == TensorProto.INT8 for tensor in stored.values())
+
+
+def test_weights_meet_their_operators_without_anything_between(w4a6: ExportReport) -> None:
+    graph = Graph(onnx.load(w4a6.path))
+    readers = {user.op_type for node in weight_dequantizers(graph) for user in graph.consumers[node.output[0]]}
+    assert readers <= {"Conv", "Gemm", "MatMul", "Transpose"}
+
+
+def clips(path: Path) -> list[tuple[float, float, float]]:
+    """(scale, low, high) of every quantiser that a Clip precedes."""
+    graph = Graph(onnx.load(path))
+    found = []
+    for node in graph.proto.node:
+        clip = graph.producer.get(node.input[0])
+        if node.op_type == "QuantizeLinear" and clip is not None and clip.op_type == "Clip":
+            values = [graph.constant(name) for name in (node.input[1], *clip.input[1:])]
+            found.append(tuple(float(value) for value in values if value is not None))
+    return found
+
+
+def test_activations_are_clipped_in_float_before_they_are_quantised(w4a6: ExportReport) -> None:
+    exact = clips(w4a6.path)
+    assert len(exact) > 30
+    for scale, low, high in exact:
+        assert (round(low / scale), round(high / scale)) in ((-32, 31), (0, 63))
+
+
+def test_plugins_take_integers_with_their_scale(w4a6: ExportReport) -> None:
+    graph = Graph(onnx.load(w4a6.path))
+    scales = integers(student(PLAIN)[0]).activations
+    nodes = list(graph.bev_nodes())
+    assert len(nodes) == 6
+    wanted = {scale.scale for name, scale in scales.items() if name.endswith("value_tap")}
+    for node in nodes:
+        assert any(np.isclose(attributes(node)["value_scale"], scale, rtol=1e-6) for scale in wanted)
+        assert graph.element_type(node.input[0]) == TensorProto.INT8
+
+
+def test_no_rule_of_explicit_quantisation_is_broken(w4a6: ExportReport) -> None:
+    for target in ("trt8.6", "trt10.3", "trt11", "ort"):
+        report = check_onnx(w4a6.path, target)
+        assert report.errors == []
+    assert report.coverage["backbone"]["int8_share"] == 1.0
+    assert report.coverage["all"]["int8_share"] > 0.8
+
+
+def test_every_optimisation_level_agrees_without_the_runtimes_own_fusion(w4a6: ExportReport) -> None:
+    results = []
+    for name in LEVELS:
+        session = session_of(str(w4a6.path), level=getattr(onnxruntime.GraphOptimizationLevel, name))
+        results.append(session.run(None, feed(session)))
+    for other in results[1:]:
+        for ours, theirs in zip(results[0], other):
+            assert np.abs(ours - theirs).max() <= 1e-4
+
+
+def test_metadata_says_bits_and_recipe(w4a6: ExportReport) -> None:
+    metadata = {entry.key: entry.value for entry in onnx.load(w4a6.path).metadata_props}
+    bits = json.loads(metadata["qdbev.bits"])
+    assert bits["weights"]["img_backbone.conv1"] == 8
+    assert bits["weights"]["img_backbone.layer1.0.conv1"] == 4
+    assert bits["activations"]["img_backbone.stem_tap"] == {"bits": 6, "signed": False}
+    assert json.loads(metadata["qdbev.recipe"])["name"] == "w4a6"
+
+
+def test_four_bit_integers_two_a_byte(tmp_path: Path) -> None:
+    report = export(SHORT, tmp_path / "int4.onnx", 4, carrier="int4")
+    assert report.opset == 21
+    assert report.parity is not None
+    assert report.parity.passed, report.parity.failures
+    graph = Graph(onnx.load(report.path))
+    found = integers(student(SHORT)[0]).weights
+    four = {name: weight for name, weight in found.items() if f"{name}.weight.integers" in graph.initializers}
+    assert len(four) > 20
+    for name, weight in four.items():
+        stored = graph.initializers[f"{name}.weight.integers"]
+        assert stored.data_type == (TensorProto.INT4 if weight.grid.bits == 4 else TensorProto.INT8)
+        assert np.array_equal(numpy_helper.to_array(stored).astype(np.int8), weight.integers.numpy())
+    packed = sum(row.get("int4", 0) for row in report.weight_bytes.values())
+    values = sum(weight.integers.numel() for weight in four.values() if weight.grid.bits == 4)
+    assert packed >= values / 2  # the packed projection of self-attention lies in pieces and comes on top
+    assert packed < values / 2 * 1.2
+
+
+def test_columns_of_deformable_convolutions_are_quantised(tmp_path: Path) -> None:
+    report = export(DEFORMABLE, tmp_path / "student.onnx", 4)
+    assert report.parity is not None
+    assert report.parity.passed, report.parity.failures
+    assert report.opset == 18
+    columns = [name for name in report.parity.activations if name.endswith("columns_tap")]
+    assert len(columns) == 1
+    graph = Graph(onnx.load(report.path))
+    (sample,) = [node for node in graph.bev_nodes() if node.op_type == "ModulatedDeformSample"]
+    assert attributes(sample)["value_scale"] > 0
+    assert check_onnx(report.path, "trt8.6").errors == []
+
+
+def test_a_wrong_weight_integer_is_found(w4a6: ExportReport) -> None:
+    proto, report = onnx.load(w4a6.path), ParityReport("none")
+    (tensor,) = [item for item in proto.graph.initializer if item.name == "img_backbone.layer2.0.conv1.weight.integers"]
+    array = numpy_helper.to_array(tensor).copy()
+    array.flat[7] ^= 1
+    tensor.CopyFrom(numpy_helper.from_array(array, tensor.name))
+    _compare_weights(student(PLAIN)[0], proto, report)
+    report.judge()
+    assert report.failures[0] == f"1 of {report.weight_integers} weight integers differ"
+
+
+def test_a_wrong_scale_is_found_where_it_is_and_relaxed_files_have_no_clips(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = CarriedActivation.__init__
+
+    def distorted(self: CarriedActivation, name: str, *rest: object) -> None:
+        made(self, name, *rest)  # type: ignore[arg-type]
+        if name == "img_backbone.stem_tap":
+            self.scale *= 1.02
+
+    monkeypatch.setattr(CarriedActivation, "__init__", distorted)
+    report = export(SHORT, tmp_path / "student.onnx", 4, clip="relaxed")
+    assert clips(report.path) == []
+    assert report.parity is not None
+    wrong = [failure for failure in report.parity.failures if failure.startswith("activation")]
+    assert wrong
+    assert wrong[0].startswith("activation 'img_backbone.stem_tap'")
+    assert report.path.is_file()  # kept for inspection, with its report
+    assert json.loads((tmp_path / "student.export.json").read_text())["parity"]["passed"] is False
