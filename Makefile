@@ -2,6 +2,7 @@
 
 VENV ?= .venv
 PY := $(VENV)/bin/python
+BIN := $(abspath $(VENV))/bin
 JOBS ?= 2
 INSTALLED := $(VENV)/.installed
 
@@ -39,16 +40,16 @@ typecheck: $(INSTALLED)
 # the sanitizers. Without nvcc (setup.sh brings one where it can) the first is the CPU build.
 PLUGINS := build/plugins-ci
 ctest: $(INSTALLED)
-	CUDACXX=$$(cat $(VENV)/nvcc) cmake -S plugins -B $(PLUGINS) -G Ninja -DCMAKE_BUILD_TYPE=Release -DQDBEV_WERROR=ON "-DQDBEV_CUDA_ARCHS=80;87"
-	cmake --build $(PLUGINS) --parallel $(JOBS)
-	ctest --test-dir $(PLUGINS) --output-on-failure
-	cmake -S plugins -B build/plugins-sanitize -G Ninja -DCMAKE_BUILD_TYPE=RelWithDebInfo -DQDBEV_WERROR=ON -DQDBEV_CUDA=OFF -DQDBEV_SANITIZE=ON
-	cmake --build build/plugins-sanitize --parallel $(JOBS)
-	ctest --test-dir build/plugins-sanitize --output-on-failure
+	CUDACXX=$$(cat $(VENV)/nvcc) $(BIN)/cmake -S plugins -B $(PLUGINS) -G Ninja -DCMAKE_MAKE_PROGRAM=$(BIN)/ninja -DCMAKE_BUILD_TYPE=Release -DQDBEV_WERROR=ON "-DQDBEV_CUDA_ARCHS=80;87"
+	$(BIN)/cmake --build $(PLUGINS) --parallel $(JOBS)
+	$(BIN)/ctest --test-dir $(PLUGINS) --output-on-failure
+	$(BIN)/cmake -S plugins -B build/plugins-sanitize -G Ninja -DCMAKE_MAKE_PROGRAM=$(BIN)/ninja -DCMAKE_BUILD_TYPE=RelWithDebInfo -DQDBEV_WERROR=ON -DQDBEV_CUDA=OFF -DQDBEV_SANITIZE=ON
+	$(BIN)/cmake --build build/plugins-sanitize --parallel $(JOBS)
+	$(BIN)/ctest --test-dir build/plugins-sanitize --output-on-failure
 
 # Two processes with one torch thread each are faster on two cores than one with two.
 pytest: ctest
-	OMP_NUM_THREADS=1 QDBEV_PLUGIN_LIBRARY=$(CURDIR)/$(PLUGINS)/libqdbev_plugins.so $(VENV)/bin/pytest -n $(JOBS)
+	PATH="$(BIN):$$PATH" OMP_NUM_THREADS=1 QDBEV_PLUGIN_LIBRARY=$(CURDIR)/$(PLUGINS)/libqdbev_plugins.so $(VENV)/bin/pytest -n $(JOBS)
 
 test-gpu: $(INSTALLED)
 	$(VENV)/bin/qdbev-deploy plugins build

@@ -3,7 +3,8 @@
     python examples/demo.py [--out demo-out]
 
 It draws a synthetic nuScenes, proves the road to the official evaluator with ground truth, streams the shipped detector
-(an untrained one while none is shipped, and says so) through the validation scenes, and draws what it saw.
+(an untrained one while none is shipped, and says so) through the validation scenes, quantises it to four and six bits,
+exports it with its integers and proves the file against torch, checks it for a target, and draws a frame.
 """
 
 from __future__ import annotations
@@ -76,7 +77,27 @@ def main() -> None:
     step(5, "the same as a stream: an output counts when it is ready, 150 ms late")
     run("evaluate", str(model), "--dataroot", data, "--streaming", "--latency-ms", "150")
 
-    step(6, "a picture")
+    step(6, "four bits for weights, six for activations; exported with its integers, and proved against torch")
+    student, exported = out / "student.pt", out / "student.onnx"
+    run(
+        "calibrate",
+        "--checkpoint",
+        str(model),
+        "--recipe",
+        "w4a6",
+        "--dataroot",
+        data,
+        "--frames",
+        "8",
+        "-o",
+        str(student),
+    )
+    run("export", "--checkpoint", str(student), "-o", str(exported), "--dataroot", data, "--frames", "6")
+
+    step(7, "what TensorRT 10.3 on an Orin would say of that file")
+    run("check", str(exported), "--target", "trt10.3", "--gpu", "orin")
+
+    step(8, "a picture")
     picture = out / "frame.png"
     run("show", data, "--scene", frames[0].scene, "--frame", "3", "--out", str(picture))
 

@@ -15,9 +15,12 @@ import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from qdbev_deploy.errors import QdbevError
+
+if TYPE_CHECKING:
+    from qdbev_deploy.plugins import LibraryInfo
 
 Status = Literal["ok", "missing", "not needed"]
 Purpose = Literal["cpu", "data", "train", "tensorrt"]
@@ -188,8 +191,11 @@ def _check_onnxruntime(needed: bool) -> Finding:
     version = package_version("onnxruntime") or package_version("onnxruntime-gpu")
     if not version:
         return _absent("ONNX Runtime", needed, "not installed", "pip install onnxruntime")
-    import onnxruntime
-
+    try:
+        import onnxruntime
+    except Exception as error:  # a package that is there and broken: a library it needs, a wrong architecture
+        return _absent("ONNX Runtime", needed, f"{version} is installed and does not load ({error})",
+                       "pip install --force-reinstall onnxruntime; apt-get install libgomp1")  # fmt: skip
     providers = [name.removesuffix("ExecutionProvider") for name in onnxruntime.get_available_providers()]
     return Finding("ONNX Runtime", "ok", f"{version}; providers {', '.join(providers)}")
 
@@ -270,9 +276,62 @@ def _check_plugins(needed: bool) -> Finding:
     built = f"kernels for {architectures}" if architectures else "no CUDA kernels, CPU ops only"
     tensorrt = f"plugins for TensorRT {info.tensorrt}" if info.tensorrt else "no TensorRT plugins"
     detail = f"{info.version}, ABI {info.abi}; {built}; {tensorrt} ({info.path})"
-    if needed and not (architectures and info.tensorrt):
-        return Finding("plugin library", "missing", detail, "qdbev-deploy plugins build")
+    problems, command = _plugin_problems(info)
+    if needed and problems:
+        return Finding("plugin library", "missing", "; ".join([detail, *problems]), command)
     return Finding("plugin library", "ok", detail)
+
+
+def _runs_on(architecture: str, capability: tuple[int, int]) -> bool:
+    """Whether kernels built for `architecture` (87, 90a, 87-real; as CMake writes them) run on a GPU of `capability`.
+
+    Machine code runs on its own major version from its minor version on. A build without a suffix also carries PTX,
+    which the driver compiles for any later GPU. `a` is for one GPU only, `f` for those of its family.
+    """
+    match = re.fullmatch(r"(\d+)(\d)([af]?)(-real|-virtual)?", architecture)
+    if not match:
+        return False
+    built = (int(match.group(1)), int(match.group(2)))
+    if match.group(3) == "a":
+        return built == capability
+    if match.group(3) == "f" or match.group(4) == "-real":
+        return built[0] == capability[0] and built <= capability
+    return built <= capability
+
+
+def _tensorrt_major() -> int | None:
+    """The major version of the TensorRT that would load the plugins, from its package or the library's name."""
+    version = package_version("tensorrt")
+    library = tensorrt_library()
+    match = re.match(r"(\d+)", version or "") or re.search(r"\.so\.(\d+)", library.resolve().name if library else "")
+    return int(match.group(1)) if match else None
+
+
+def _plugin_problems(info: LibraryInfo) -> tuple[list[str], str]:
+    """Why the library cannot serve TensorRT on this machine's GPUs, and the command that builds one that can."""
+    problems = []
+    driver = cuda_driver()
+    gpus = driver.gpus if driver else ()
+    wanted = sorted({"".join(map(str, gpu.compute_capability)) for gpu in gpus})
+    if info.cuda_architectures:
+        for gpu in gpus:
+            if not any(_runs_on(architecture, gpu.compute_capability) for architecture in info.cuda_architectures):
+                problems.append(f"no kernels for {gpu.name} (sm_{''.join(map(str, gpu.compute_capability))})")
+    else:
+        problems.append("TensorRT needs the CUDA kernels")
+    command = " ".join(["qdbev-deploy plugins build", *(f"--arch {arch}" for arch in wanted)])
+    major, headers = _tensorrt_major(), tensorrt_headers()
+    if not info.tensorrt:
+        problems.append("TensorRT cannot load it")
+    elif major is not None and info.tensorrt.split(".")[0] != str(major):
+        problems.append(f"TensorRT {major} is installed, which cannot load these plugins")
+    if headers is None or (major is not None and headers[1].split(".")[0] != str(major)):
+        command += (
+            f" --tensorrt-root DIR, the folder of TensorRT {major}" if major is not None else " --tensorrt-root DIR"
+        )
+    if os.environ.get("QDBEV_PLUGIN_LIBRARY"):
+        command += "; then unset QDBEV_PLUGIN_LIBRARY"
+    return problems, command
 
 
 # What is looked for, and the purposes that need it, in the order of the report.

@@ -24,6 +24,16 @@ def test_the_model_keeps_the_contract() -> None:
     assert {output.dtype for output in outputs} == {torch.float32}
 
 
+@pytest.mark.parametrize("index", range(5))
+def test_an_input_of_another_shape_is_named(index: int) -> None:
+    spec = VARIANTS["micro"]
+    model = build_model(spec, seed=0).eval()
+    inputs = [torch.zeros(tensor.shape) for tensor in stream_inputs(spec)]
+    inputs[index] = torch.cat([inputs[index], inputs[index]])  # a batch of two, say
+    with pytest.raises(QdbevError, match=f"an input {stream_inputs(spec)[index].name} of shape"):
+        model.step(*inputs)
+
+
 @pytest.mark.parametrize(
     ("name", "image", "bev", "queries"),
     [

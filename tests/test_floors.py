@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -63,6 +64,30 @@ def test_a_room_imports_only_rooms_below_it(path: Path) -> None:
     assert own - {room} <= MAY_IMPORT[room]
     if room not in NEEDS_TORCH:
         assert not any(name.split(".")[0] == "torch" for name in imports(path, top_level_only=False))
+
+
+def test_the_page_draws_the_same_house() -> None:
+    """The table of docs/architecture.md, from the top floor down: imports go down it, and it marks who needs torch."""
+    text = (PACKAGE.parent / "docs" / "architecture.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (T|top|ground)? ?\| ((?:`[a-z_]+(?:/|\.py)`(?:, )?)+) \|", text, re.MULTILINE)
+    order = [name for _, cell in rows for name in re.findall(r"`([a-z_]+)", cell)]
+    assert sorted(order) == sorted([*MAY_IMPORT, "cli"])
+    for room, below in MAY_IMPORT.items():
+        above = order[: order.index(room)]
+        assert not below & set(above) & real_imports(room), room
+    marked = {name for mark, cell in rows if mark == "T" for name in re.findall(r"`([a-z_]+)", cell)}
+    assert marked == NEEDS_TORCH
+
+
+def real_imports(room: str) -> set[str]:
+    """Rooms that the files of a room import when they are imported."""
+    return {
+        name.split(".")[1]
+        for path in FILES
+        if room_of(path) == room
+        for name in imports(path, top_level_only=True)
+        if name.startswith("qdbev_deploy.")
+    }
 
 
 def test_the_targets_rooms_import_without_torch() -> None:

@@ -17,21 +17,19 @@ python_that_works() {
 }
 
 missing=()
-for pair in c++:g++ cmake:cmake ninja:ninja-build git:git; do
-    command -v "${pair%%:*}" >/dev/null || missing+=("${pair##*:}")
-done
+command -v c++ >/dev/null || missing+=(g++)
 [ -n "$(python_that_works)" ] || missing+=(python3 python3-venv)
 
 if [ ${#missing[@]} -gt 0 ]; then
     echo "system packages to install: ${missing[*]}"
-    SUDO=""
-    [ "$(id -u)" -eq 0 ] || SUDO=sudo
-    if ! command -v apt-get >/dev/null || { [ -n "$SUDO" ] && ! command -v sudo >/dev/null; }; then
+    as_root=(env DEBIAN_FRONTEND=noninteractive)
+    [ "$(id -u)" -eq 0 ] || as_root=(sudo "${as_root[@]}")
+    if ! command -v apt-get >/dev/null || ! command -v "${as_root[0]}" >/dev/null; then
         echo "error: this machine lacks ${missing[*]}, and this script may not install them. Install them by hand." >&2
         exit 4
     fi
-    $SUDO apt-get update -q
-    DEBIAN_FRONTEND=noninteractive $SUDO apt-get install -y -q --no-install-recommends "${missing[@]}"
+    "${as_root[@]}" apt-get update -q
+    "${as_root[@]}" apt-get install -y -q --no-install-recommends "${missing[@]}"
 fi
 
 PYTHON=$(python_that_works)
@@ -46,15 +44,23 @@ fi
 "$VENV/bin/python" -m pip install --quiet --disable-pip-version-check -c constraints.txt torch==2.13.0
 "$VENV/bin/python" -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[train,data,dev]'
 
-# The CUDA compiler, where the machine has none: from PyPI, made to look like a toolkit. It compiles without a GPU.
-nvcc=$(command -v nvcc || ls "${CUDA_HOME:-/usr/local/cuda}/bin/nvcc" 2>/dev/null || true)
+# The CUDA compiler, where the machine has none that knows our architectures (12 or newer): from PyPI, made to look like a
+# toolkit. It compiles without a GPU. Where it cannot be had, the CPU ops are built and tested alone.
+usable() { "$1" --version 2>/dev/null | grep -qE 'release (1[2-9]|[2-9][0-9])\.'; }
+nvcc=""
+for candidate in "${CUDACXX:-}" "$(command -v nvcc || true)" "${CUDA_HOME:-/usr/local/cuda}/bin/nvcc"; do
+    if [ -z "$nvcc" ] && [ -n "$candidate" ] && usable "$candidate"; then nvcc=$candidate; fi
+done
 if [ -z "$nvcc" ] && [ "$(uname -m)" = x86_64 ]; then
-    "$VENV/bin/python" -m pip install --quiet --disable-pip-version-check --no-deps \
-        nvidia-cuda-nvcc==13.0.88 nvidia-cuda-crt==13.0.88 nvidia-nvvm==13.0.88 nvidia-cuda-runtime==13.0.96 nvidia-cuda-cccl==13.0.85
-    toolkit=$("$VENV/bin/python" -c 'import nvidia.cu13; print(next(iter(nvidia.cu13.__path__)))')
-    chmod +x "$toolkit"/bin/* "$toolkit"/nvvm/bin/*
-    ln -sfn lib "$toolkit/lib64"
-    ln -sf libcudart.so.13 "$toolkit/lib/libcudart.so"
-    nvcc=$toolkit/bin/nvcc
+    if "$VENV/bin/python" -m pip install --quiet --disable-pip-version-check --no-deps \
+        nvidia-cuda-nvcc==13.0.88 nvidia-cuda-crt==13.0.88 nvidia-nvvm==13.0.88 nvidia-cuda-runtime==13.0.96 nvidia-cuda-cccl==13.0.85; then
+        toolkit=$("$VENV/bin/python" -c 'import nvidia.cu13; print(next(iter(nvidia.cu13.__path__)))')
+        chmod +x "$toolkit"/bin/* "$toolkit"/nvvm/bin/*
+        ln -sfn lib "$toolkit/lib64"
+        ln -sf libcudart.so.13 "$toolkit/lib/libcudart.so"
+        nvcc=$toolkit/bin/nvcc
+    else
+        echo "no CUDA compiler could be installed: the kernels are not compiled, only their CPU twins" >&2
+    fi
 fi
 printf '%s\n' "$nvcc" >"$VENV/nvcc"

@@ -25,17 +25,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def run(args: argparse.Namespace) -> int:
-    from qdbev_deploy.model.checkpoint import load_checkpoint, read_checkpoint
-    from qdbev_deploy.model.cost import model_cost
+def _short(value: str | int | float) -> str | int | float:
+    """Training tools put whole configurations into the meta data; one line is enough to know them by."""
+    return value if not isinstance(value, str) or len(value) <= 120 else f"{value[:100]!r}... ({len(value)} characters)"
 
-    spec = load_checkpoint(args.checkpoint, args.variant).spec
-    meta = {key: value for key, value in read_checkpoint(args.checkpoint).meta.items() if isinstance(value, (str, int))}
-    parts = model_cost(spec)
+
+def run(args: argparse.Namespace) -> int:
+    from qdbev_deploy.model.cost import model_cost
+    from qdbev_deploy.quant.checkpoint import load_model
+
+    model, recipe = load_model(args.checkpoint, args.variant)
+    spec, parts = model.spec, model_cost(model.spec)
+    meta = {str(key): _short(value) for key, value in model.meta.items() if isinstance(value, (str, int, float))}
     if args.json:
         document = {
             "checkpoint": args.checkpoint,
             "variant": spec.name,
+            "recipe": recipe.to_dict() if recipe else None,
             "meta": meta,
             "parts": {part.part: {"parameters": part.parameters, "macs": part.macs} for part in parts},
         }
@@ -62,6 +68,12 @@ def run(args: argparse.Namespace) -> int:
     table.add_row("all", f"{sum(p.parameters for p in parts):,}", f"{sum(p.macs for p in parts) / 1e9:.2f}")
     console = Console()
     console.print(table)
+    if recipe:
+        weights, activations = (
+            ", ".join(sorted({str(rule.bits or "float") for rule in rules}))
+            for rules in (recipe.weights, recipe.activations)
+        )
+        console.print(f"quantised by {recipe.name}: weights {weights}, activations {activations} bits", highlight=False)
     for key, value in meta.items():
         console.print(f"{escape(key)}: {escape(str(value))}", highlight=False)
     return int(ExitCode.DONE)

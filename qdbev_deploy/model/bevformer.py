@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -9,11 +10,24 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from qdbev_deploy.contract import VariantSpec, variant
+from qdbev_deploy.contract import CAMERAS, TensorSpec, VariantSpec, stream_inputs, variant
+from qdbev_deploy.errors import QdbevError
 from qdbev_deploy.model.fpn import FPN
 from qdbev_deploy.model.head import Head, HeadOutputs
 from qdbev_deploy.model.resnet import ResNet
 from qdbev_deploy.streaming import StreamingSession
+
+
+def require_shapes(wanted: Sequence[TensorSpec], given: Sequence[Tensor]) -> None:
+    """Shapes are static, so a wrong one is a mistake and never a smaller or a larger batch."""
+    for spec, tensor in zip(wanted, given):
+        # The MLPerf harness feeds use_prev_bev without axes.
+        if tuple(tensor.shape) != spec.shape and not (spec.name == "use_prev_bev" and tensor.numel() == 1):
+            raise QdbevError(
+                f"an input {spec.name} of shape {tuple(tensor.shape)}",
+                f"{spec.shape}: {spec.meaning}",
+                "pass one frame, as contract.stream_inputs describes it",
+            )
 
 
 class BEVFormer(nn.Module):
@@ -25,6 +39,7 @@ class BEVFormer(nn.Module):
     def __init__(self, spec: VariantSpec) -> None:
         super().__init__()
         self.spec = spec
+        self.meta: dict[str, Any] = {}  # what the checkpoint says of itself beside its weights
         self.img_backbone = ResNet(spec.backbone)
         self.img_neck = FPN(spec)
         self.pts_bbox_head = Head(spec)
@@ -38,6 +53,7 @@ class BEVFormer(nn.Module):
         self, images: Tensor, prev_bev: Tensor, use_prev_bev: Tensor, can_bus: Tensor, lidar2img: Tensor
     ) -> HeadOutputs:
         """The streaming graph of the contract: inputs in its order, outputs in its order."""
+        require_shapes(stream_inputs(self.spec)[:1], (images,))
         return self.head_step(self.extract_features(images), prev_bev, use_prev_bev, can_bus, lidar2img)
 
     step = forward
@@ -46,6 +62,14 @@ class BEVFormer(nn.Module):
         self, features: list[Tensor], prev_bev: Tensor, use_prev_bev: Tensor, can_bus: Tensor, lidar2img: Tensor
     ) -> HeadOutputs:
         """The same from the neck's feature maps."""
+        require_shapes(stream_inputs(self.spec)[1:], (prev_bev, use_prev_bev, can_bus, lidar2img))
+        maps = [(1, len(CAMERAS), self.spec.embed_dim, *hw) for hw in self.spec.feature_hws]
+        if [tuple(feature.shape) for feature in features] != maps:
+            raise QdbevError(
+                f"feature maps of shapes {[tuple(feature.shape) for feature in features]}",
+                f"{maps} for variant '{self.spec.name}'",
+                "pass what extract_features returns, one frame at a time",
+            )
         outputs: HeadOutputs = self.pts_bbox_head(features, prev_bev, use_prev_bev, can_bus, lidar2img)
         return outputs
 

@@ -7,6 +7,7 @@ import os
 import pickle
 import re
 import zipfile
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,8 +38,13 @@ class Checkpoint:
     recipe: dict[str, Any] | None = None  # of a quantised student
 
 
+def _limit(file_bytes: int) -> int:
+    """Bytes that a file of this size may unpack to. torch stores records as they are; others compress a little."""
+    return min(MAX_UNPACKED_BYTES, 16 * file_bytes + (1 << 20))
+
+
 def _guard_size(path: Path) -> None:
-    """Refuse what would unpack to far more than the file holds."""
+    """Refuse what would unpack to far more than the file holds, or what was damaged on its way here."""
     size = path.stat().st_size
     if size > MAX_UNPACKED_BYTES:
         raise QdbevError(f"{path} has {size:,} bytes", f"at most {MAX_UNPACKED_BYTES:,} in a checkpoint", _RETRAIN)
@@ -47,10 +53,13 @@ def _guard_size(path: Path) -> None:
     try:
         with zipfile.ZipFile(path) as archive:
             unpacked = sum(entry.file_size for entry in archive.infolist())
-    except (zipfile.BadZipFile, OSError) as error:
+            # torch does not compare the records' checksums; one flipped bit would become a weight of 1e29.
+            sound = unpacked > _limit(size) or archive.testzip() is None
+    except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, NotImplementedError, OSError) as error:
         raise _damaged(path, error) from error
-    # torch stores its records uncompressed; a little slack for what other writers compress.
-    if unpacked > MAX_UNPACKED_BYTES or unpacked > 16 * size + (1 << 20):
+    if not sound:
+        raise _damaged(path, ValueError("a record's checksum does not match its bytes"))
+    if unpacked > _limit(size):
         raise QdbevError(
             f"{path} has {size:,} bytes and would unpack to {unpacked:,}",
             "a checkpoint as torch.save writes it",
@@ -60,6 +69,8 @@ def _guard_size(path: Path) -> None:
 
 def _damaged(path: Path, error: Exception) -> QdbevError:
     reason = str(error).strip().splitlines()[0][:160] if str(error).strip() else type(error).__name__
+    if isinstance(error, pickle.UnpicklingError):  # torch's text is about how to load it all the same
+        reason = "its pickle is none that torch.save writes"
     return QdbevError(
         f"{path} cannot be read as a checkpoint ({reason.rstrip('.')})",
         "a whole file as torch.save writes it",
@@ -71,7 +82,7 @@ def _unpickle(path: Path) -> Any:
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        names = re.findall(r"(?:GLOBAL|Unsupported (?:global|class|operand)\S*:?)\s+([\w.]+)", str(error))
+        names = re.findall(r"GLOBAL ([A-Za-z_][\w.]*\.\w+)", str(error))
         if not names:
             raise _damaged(path, error) from error
         raise QdbevError(
@@ -140,10 +151,28 @@ def expected_tensors(spec: VariantSpec) -> dict[str, Tensor]:
     return _MODELS_ON_META[spec]
 
 
+def _is_plain(tensor: Tensor, like: Tensor) -> bool:
+    """An ordinary array of numbers in memory, of the same kind as the one that it is to fill."""
+    return (
+        tensor.layout == torch.strided
+        and tensor.device.type == "cpu"
+        and not tensor.is_quantized
+        and tensor.is_floating_point() == like.is_floating_point()
+        and not tensor.is_complex()
+    )
+
+
 def mismatch(expected: dict[str, Tensor], state_dict: dict[str, Tensor]) -> tuple[int, str]:
     """How many keys do not fit, and the first of them in words. (0, "") where all fit."""
     missing = [key for key in expected if key not in state_dict and not key.endswith("num_batches_tracked")]
     reshaped = [key for key in expected if key in state_dict and state_dict[key].shape != expected[key].shape]
+    strange = [key for key in expected if key in state_dict and not _is_plain(state_dict[key], expected[key])]
+    if strange:
+        tensor = state_dict[strange[0]]
+        kind = (
+            f"{str(tensor.layout).removeprefix('torch.')} {str(tensor.dtype).removeprefix('torch.')} on {tensor.device}"
+        )
+        return len(strange) + len(missing), f"'{strange[0]}' is a tensor of another kind ({kind})"
     if reshaped:
         key = reshaped[0]
         first = f"'{key}' has shape {_shape(state_dict[key])} where {_shape(expected[key])} is needed"
@@ -172,10 +201,14 @@ def misfit(path: Path, what: str, count: int, first: str, advice: str) -> QdbevE
 def require_finite(path: Path, state_dict: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
     for key in expected:
         tensor = state_dict.get(key)
-        if tensor is not None and tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
-            bad = int((~torch.isfinite(tensor)).sum())
+        if tensor is None or not tensor.is_floating_point():
+            continue
+        bad = int((~torch.isfinite(tensor)).sum())
+        if key.endswith("running_var"):
+            bad += int((tensor < 0).sum())
+        if bad:
             raise QdbevError(
-                f"{path} has {bad} of {tensor.numel()} numbers in '{key}' that are NaN or infinite",
+                f"{path} has {bad} of {tensor.numel()} numbers in '{key}' that no weight can be",
                 "finite weights",
                 "take an earlier checkpoint: the training that wrote this one had diverged",
             )
@@ -197,14 +230,20 @@ def _infer_variant(path: Path, checkpoint: Checkpoint) -> VariantSpec:
     )
 
 
-def load_checkpoint(path: str | os.PathLike[str], variant_or_spec: str | VariantSpec | None = None) -> BEVFormer:
+def load_checkpoint(
+    path: str | os.PathLike[str],
+    variant_or_spec: str | VariantSpec | None = None,
+    *,
+    checkpoint: Checkpoint | None = None,
+) -> BEVFormer:
     """A model in evaluation mode with the weights of `path`: an official .pth, or one of ours.
 
     Without a variant, a checkpoint of ours says which it is, and an official one is recognised by its shapes. Keys the
     model does not know are ignored (training left-overs); one that is missing, mis-shaped or not finite is an error.
+    `checkpoint` is the file's content where it has been read already.
     """
     path = Path(path)
-    checkpoint = read_checkpoint(path)
+    checkpoint = checkpoint or read_checkpoint(path)
     if checkpoint.recipe is not None:
         raise QdbevError(
             f"{path} is a quantised student", "a float checkpoint", "load it with qdbev_deploy.quant.load_model"
@@ -219,6 +258,7 @@ def load_checkpoint(path: str | os.PathLike[str], variant_or_spec: str | Variant
     require_finite(path, checkpoint.state_dict, expected)
     model = build_model(spec)
     load_known(model, checkpoint.state_dict)
+    model.meta = checkpoint.meta
     return model.eval()
 
 
@@ -252,5 +292,6 @@ def save_checkpoint(
         "meta": {"qdbev_deploy": __version__, **(meta or {})},
         "state_dict": model.state_dict(),
     }
-    with atomic_output(path) as partial:
-        torch.save(content, partial)
+    # To an open file: given a path, torch would write the temporary name into the archive.
+    with atomic_output(path) as partial, partial.open("wb") as file:
+        torch.save(content, file)

@@ -6,7 +6,10 @@ import os
 from pathlib import Path
 from typing import Any
 
-from qdbev_deploy.contract import VariantSpec
+import torch
+
+from qdbev_deploy.contract import VariantSpec, variant
+from qdbev_deploy.errors import QdbevError
 from qdbev_deploy.model import BEVFormer, build_model, load_checkpoint, save_checkpoint
 from qdbev_deploy.model.checkpoint import load_known, misfit, mismatch, read_checkpoint, require_finite
 from qdbev_deploy.quant.quantise import quantise
@@ -27,14 +30,22 @@ def load_model(
     path = Path(path)
     checkpoint = read_checkpoint(path)
     if checkpoint.recipe is None or checkpoint.spec is None:
-        return load_checkpoint(path, variant_or_spec), None
+        return load_checkpoint(path, variant_or_spec, checkpoint=checkpoint), None
+    if variant_or_spec is not None and variant(variant_or_spec) != checkpoint.spec:
+        raise QdbevError(
+            f"{path} is a quantised '{checkpoint.spec.name}', not a '{variant(variant_or_spec).name}'",
+            "the variant that the file says it is",
+            f"use --variant {checkpoint.spec.name}, or leave it out",
+        )
     recipe = recipe_from_dict(checkpoint.recipe, f"the recipe in {path}")
-    model = quantise(build_model(checkpoint.spec), recipe)
-    expected = dict(model.state_dict())
+    with torch.device("meta"):  # until the file is known to fit, nothing is allocated for what it claims
+        expected = quantise(BEVFormer(checkpoint.spec), recipe).state_dict()
     count, first = mismatch(expected, checkpoint.state_dict)
     if count:
         what = f"a '{checkpoint.spec.name}' quantised by its own recipe '{recipe.name}'"
         raise misfit(path, what, count, first, "export it again: the file contradicts itself")
     require_finite(path, checkpoint.state_dict, expected)
+    model = quantise(build_model(checkpoint.spec), recipe)
     load_known(model, checkpoint.state_dict)
+    model.meta = checkpoint.meta
     return model.eval(), recipe

@@ -117,6 +117,20 @@ def test_rule_05_token_embeddings() -> None:
     assert deviation(run(model, True), "prev") > BROKEN
 
 
+def test_rule_05_each_level_has_its_own_row() -> None:
+    spec = dataclasses.replace(SPEC, num_levels=3)
+    transformer = head.Transformer(spec)
+    levels = [torch.zeros(1, 6, spec.embed_dim, *hw) for hw in spec.feature_hws]
+    tokens = transformer.tokens(levels)
+    start = 0
+    for level, (height, width) in enumerate(spec.feature_hws):
+        expected = transformer.cams_embeds[:, None] + transformer.level_embeds[level]
+        part = tokens[:, start : start + height * width]
+        torch.testing.assert_close(part, expected.expand_as(part))
+        start += height * width
+    assert start == tokens.shape[1]
+
+
 def quaternion(yaw: float) -> tuple[float, float, float, float]:
     return math.cos(yaw / 2), 0.0, 0.0, math.sin(yaw / 2)
 
@@ -347,21 +361,36 @@ def test_rule_15_projection_stays_in_fp32() -> None:
     assert torch.equal(plain, under_autocast)
 
 
-def test_rule_15_half_precision_values_stay_finite(monkeypatch: pytest.MonkeyPatch) -> None:
-    spec = SPEC
-    value = torch.randn(6, 60, spec.heads, spec.head_dim, dtype=torch.float16)
-    offsets = torch.randn(spec.bev_cells, spec.heads, 1, 8, 2)
-    logits = torch.randn(spec.bev_cells, spec.heads, 8)
-    geometry = encoder.PillarGeometry.of(spec)
-    seen: list[Tensor] = []
-    gather = encoder.spatial_cross_attn.__globals__["_gather"]
+def test_rule_15_a_half_precision_matrix_is_widened_first() -> None:
+    # In half precision the products alone would overflow at these sizes.
+    matrix = torch.zeros(1, 4, 4, dtype=torch.float16)
+    matrix[0, 0] = torch.tensor([2000.0, 0.0, 0.0, 30000.0])
+    matrix[0, 2] = torch.tensor([0.0, 0.0, 0.0, 1.0])
+    uv, _ = project_pillars(matrix, (1, 2), SPEC.pc_range, (0.0,), (1, 1))
+    assert uv[0, :, 0, 0].tolist() == [2000 * -25.6 + 30000, 2000 * 25.6 + 30000]
 
-    def watched(tokens: Tensor, height: int, width: int, locations: Tensor) -> Tensor:
-        seen.append(locations)
-        return gather(tokens, height, width, locations)
 
-    monkeypatch.setitem(encoder.spatial_cross_attn.__globals__, "_gather", watched)
-    output = encoder.spatial_cross_attn(value, recording().lidar2img[0], offsets, logits, spec.feature_hws, geometry)
-    assert torch.isfinite(output).all()
-    assert all(torch.isfinite(locations).all() for locations in seen)
-    assert max(float(locations.abs().max()) for locations in seen) < 10  # clamped before it was narrowed
+def test_rule_15_references_are_clamped_before_offsets_are_added() -> None:
+    # One cell with two anchors: one lies in the image, the other behind the camera, where dividing by the least depth
+    # throws it a million images away. An offset of a few pixels must find it at the clamp, not beyond all numbers.
+    matrix = torch.zeros(1, 4, 4)
+    matrix[0, 0, 2], matrix[0, 0, 3] = 10.0, 0.0  # u = 10 z / depth
+    matrix[0, 1, 2], matrix[0, 1, 3] = 0.25, 0.25  # v = (z + 1) / 4 depth: 0, the map's upper edge, behind the camera
+    matrix[0, 2, 2] = 1.0  # depth = z
+    geometry = encoder.PillarGeometry((1, 1), SPEC.pc_range, (1.0, -1.0), (1, 20))
+    value = torch.ones(1, 8, 1, 4)
+    # The map is 8 wide: the clamp at -2 is 16 pixels to the left; 20 pixels to the right of it lies inside, and counts
+    # half for the edge. Unclamped it would lie outside and count nothing.
+    offsets = torch.tensor([0.0, 20.0]).reshape(1, 1, 1, 2, 1) * torch.tensor([1.0, 0.0])
+    output = encoder.spatial_cross_attn(value, matrix, offsets, torch.zeros(1, 1, 2), [(1, 8)], geometry)
+    torch.testing.assert_close(output, torch.full((1, 4), 0.5 + 0.5 * 0.5))
+
+
+def test_rule_15_half_precision_values_stay_finite() -> None:
+    generator = torch.Generator().manual_seed(0)
+    value = torch.randn(6, 60, SPEC.heads, SPEC.head_dim, generator=generator)
+    offsets = torch.randn(SPEC.bev_cells, SPEC.heads, 1, 8, 2, generator=generator)
+    logits = torch.randn(SPEC.bev_cells, SPEC.heads, 8, generator=generator)
+    arguments = (recording().lidar2img[0], offsets, logits, SPEC.feature_hws, encoder.PillarGeometry.of(SPEC))
+    half = encoder.spatial_cross_attn(value.half(), *arguments)
+    torch.testing.assert_close(half.float(), encoder.spatial_cross_attn(value, *arguments), rtol=0.02, atol=0.02)
