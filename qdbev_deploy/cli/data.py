@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import argparse
 import json
+import signal
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from qdbev_deploy.cli.progress import progress_bar
+from qdbev_deploy.data.tables import SYNTH_VERSIONS
 from qdbev_deploy.errors import ExitCode
 
 if TYPE_CHECKING:
@@ -49,7 +53,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     synth.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to create")
     synth.add_argument("--scenes", type=int, default=10, metavar="N", help="scenes (default: 10)")
     synth.add_argument("--frames", type=int, default=20, metavar="M", help="key frames a scene, at 2 Hz (default: 20)")
-    synth.add_argument("--version", default="v1.0-mini", help="v1.0-mini (default) or v1.0-trainval")
+    synth.add_argument(
+        "--version", choices=SYNTH_VERSIONS, default=SYNTH_VERSIONS[0],
+        help="whose scene names and splits it has (default: %(default)s)",
+    )  # fmt: skip
     synth.add_argument("--seed", type=int, default=0, metavar="S", help="another seed, another world (default: 0)")
     synth.add_argument(
         "--sweeps", choices=("val", "all", "none"), default="val",
@@ -58,7 +65,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     synth.add_argument("--no-can-bus", action="store_true", help="leave out the CAN bus expansion")
     synth.add_argument("--workers", type=int, metavar="N", help="processes that draw (default: one a core)")
-    synth.add_argument("--overwrite", action="store_true", help="replace a data set that is there")
+    synth.add_argument(
+        "--overwrite", action="store_true", help="replace a synthetic data set that is there, and nothing else"
+    )
 
     info = actions.add_parser(
         "info", help="look through a data root", description="Say what a data root holds and what it lacks.",
@@ -79,11 +88,30 @@ def run(args: argparse.Namespace) -> int:
     return _synth(args) if args.action == "synth" else _info(args)
 
 
+@contextmanager
+def _sigterm_interrupts() -> Iterator[None]:
+    """Being told to end is like Ctrl-C: what is half-written and who helps with it go first."""
+
+    def interrupt(*_: object) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # told twice, it still tidies up
+        raise KeyboardInterrupt
+
+    try:
+        before = signal.signal(signal.SIGTERM, interrupt)
+    except ValueError:  # not the main thread, which alone receives signals
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 def _synth(args: argparse.Namespace) -> int:
     from qdbev_deploy.data.synth.write import synthesise
 
     start = time.perf_counter()
-    with progress_bar("drawing images", None) as progress:
+    with _sigterm_interrupts(), progress_bar("drawing images", None) as progress:
         summary = synthesise(
             args.out,
             scenes=args.scenes,
@@ -128,25 +156,22 @@ def _info(args: argparse.Namespace) -> int:
 
 def _print_info(info: DatasetInfo) -> None:
     splits = ", ".join(f"{name} ({count})" for name, count in info.splits.items()) or "none of the official ones"
-    if info.can_bus_scenes == info.scenes:
-        can_bus = "CAN bus expansion"
-    else:
-        lacking = info.scenes - info.can_bus_scenes
-        can_bus = f"{lacking} of {info.scenes} scenes without CAN bus: motion is derived from poses there"
+    others = [version for version in info.versions if version != info.version]
     rows = [
         ("data root", info.dataroot),
-        ("version", info.version + (f" (also here: {', '.join(info.versions)})" if len(info.versions) > 1 else "")),
+        ("version", info.version + (f" (also here: {', '.join(others)})" if others else "")),
         ("scenes", str(info.scenes)),
         ("splits", splits),
         ("key frames", str(info.key_frames)),
         ("camera sweeps", str(info.sweeps)),
         ("annotations", str(info.annotations)),
-        ("ego motion", can_bus),
+        ("ego motion", info.ego_motion),
         ("size", f"{info.bytes / 1e6:.1f} MB"),
     ]
     rows += [
         (channel, f"{info.files.get(channel, 0)} files"
-         + (f", {info.missing_files[channel]} missing" if channel in info.missing_files else ""))
+         + (f", {info.missing_files[channel]} missing" if channel in info.missing_files else "")
+         + (f", {info.broken_files[channel]} broken" if channel in info.broken_files else ""))
         for channel in sorted({*info.files, *info.missing_files})
     ]  # fmt: skip
     width = max(len(name) for name, _ in rows) + 2

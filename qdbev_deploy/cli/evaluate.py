@@ -62,12 +62,22 @@ def _latency(args: argparse.Namespace) -> Latency | None:
     return None if args.latency_ms is None else Latency.constant(args.latency_ms)
 
 
-def _check_paths(model: Path, out: Path | None) -> None:
+def _is_results_file(model: Path) -> bool:
+    return model.suffix.lower() == ".json"
+
+
+def _results_name(args: argparse.Namespace) -> str:
+    return "stream_results.json" if args.streaming else "results.json"
+
+
+def _check_model(model: Path) -> None:
     """What can be said before a large data set is read."""
-    if not model.exists():
+    from qdbev_deploy.evaluate.runner import check_model_path
+
+    if not _is_results_file(model):
+        check_model_path(model)
+    elif not model.exists():
         raise QdbevError(f"there is no {model}", "a results file (.json), a checkpoint or a bundle", "check the path")
-    if out is not None and out.exists() and not out.is_dir():
-        raise QdbevError(f"--out {out} is a file", "a folder, existing or not", "pass another --out")
 
 
 def _detect(model_path: Path, scenes: list[Scene]) -> Results:
@@ -82,6 +92,7 @@ def _stream(
     args: argparse.Namespace, sequences: NuScenesSequences, scenes: list[Scene], split: str, results_path: Path,
     latency: Latency,
 ) -> StreamReport:  # fmt: skip
+    from qdbev_deploy.evaluate.nuscenes_eval import in_order_of_tables, is_custom
     from qdbev_deploy.evaluate.results_file import check_tokens, read_results
     from qdbev_deploy.evaluate.streaming_eval import evaluate_stream
 
@@ -102,6 +113,8 @@ def _stream(
             "evaluate the checkpoint with --streaming, or score the 2 Hz stream with --key-frames",
         )
     check_tokens(results_path, results, expected, f"the stream of the split '{split}'")
+    if is_custom(split):
+        results = in_order_of_tables(sequences.nusc, scenes, results)
     return evaluate_stream(sequences.nusc, scenes, results, latency)
 
 
@@ -129,25 +142,34 @@ def _print_stream(report: StreamReport) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    from qdbev_deploy.evaluate.outputs import output_folder
+
+    latency = _latency(args)
+    _check_model(args.model)
+    written = ["metrics.json"] if _is_results_file(args.model) else ["metrics.json", _results_name(args)]
+    with output_folder(args.out, written):
+        return _evaluate(args, latency)
+
+
+def _evaluate(args: argparse.Namespace, latency: Latency | None) -> int:
     from qdbev_deploy.data.nuscenes import NuScenesSequences
     from qdbev_deploy.evaluate.nuscenes_eval import choose_split, official_scores
     from qdbev_deploy.evaluate.submission import write_submission
     from qdbev_deploy.files import write_json
 
-    latency = _latency(args)
-    _check_paths(args.model, args.out)
     sequences = NuScenesSequences(args.dataroot, args.version)
-    split = choose_split(sequences.version, args.split)
-    report: dict[str, Any] = {"model": str(args.model), "version": sequences.version, "split": split}
+    split = choose_split(sequences.version, sequences.dataroot / sequences.version, args.split)
+    report: dict[str, Any] = {
+        "model": str(args.model), "version": sequences.version, "split": split, "ego_motion": sequences.can_bus_source,
+    }  # fmt: skip
     with tempfile.TemporaryDirectory(prefix="qdbev-evaluate-") as scratch:
         results_path: Path = args.model
         scenes = sequences.scenes(split, key_frames_only=args.key_frames or not args.streaming)
-        if args.model.suffix != ".json":
+        if not _is_results_file(args.model):
             results = _detect(args.model, scenes)
             results_path = Path(scratch) / "results.json"
             if args.out is not None:
-                args.out.mkdir(parents=True, exist_ok=True)
-                results_path = args.out / ("stream_results.json" if args.streaming else "results.json")
+                results_path = args.out / _results_name(args)
                 report["results"] = str(results_path)
             write_submission(results_path, results)
         if latency is None:
@@ -158,7 +180,6 @@ def run(args: argparse.Namespace) -> int:
             scores = stream.streaming
             report["streaming"] = stream.to_dict()
     if args.out is not None:
-        args.out.mkdir(parents=True, exist_ok=True)
         write_json(args.out / "metrics.json", report)
     if args.json:
         print(json.dumps(report))
@@ -168,7 +189,8 @@ def run(args: argparse.Namespace) -> int:
 
     from qdbev_deploy.evaluate.scores import class_table
 
-    Console().print(class_table(scores, f"{args.model.name} on {split} of {sequences.version}"))
+    title = f"{args.model.name} on {split} of {sequences.version}"
+    Console().print(class_table(scores, title, f"ego motion: {sequences.can_bus_source}"))
     if latency is not None:
         _print_stream(stream)
     return int(ExitCode.DONE)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import math
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -54,6 +55,8 @@ def _usage(found: str, needed: str) -> QdbevError:
 
 
 def _check(args: argparse.Namespace) -> None:
+    from qdbev_deploy.evaluate.outputs import check_output_file
+    from qdbev_deploy.evaluate.pictures import Layout
     from qdbev_deploy.evaluate.video import FORMATS
 
     suffix = args.out.suffix.lower()
@@ -63,12 +66,10 @@ def _check(args: argparse.Namespace) -> None:
         raise _usage(f"--frame with --out {args.out}", "--out NAME.png for one frame")
     if args.palette is not None and (suffix != ".png" or not 2 <= args.palette <= 256):
         raise _usage(f"--palette {args.palette} with --out {args.out}", "2 to 256 colours, and a PNG")
-    if not args.out.parent.is_dir():
-        raise QdbevError(
-            f"the folder {args.out.parent} does not exist",
-            "an existing folder for --out",
-            f"mkdir -p {args.out.parent}",
-        )
+    if not math.isfinite(args.min_score):
+        raise _usage(f"--min-score {args.min_score}", "a finite number: scores lie between 0 and 1")
+    Layout.of(args.width)
+    check_output_file(args.out)
 
 
 def _scene_of_token(sequences: NuScenesSequences, token: str) -> str:

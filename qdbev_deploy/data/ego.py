@@ -34,6 +34,15 @@ class EgoMotion:
         return self.acceleration[index], self.rotation_rate[index], self.velocity[index]
 
 
+def motion_source(lacking: int, scenes: int) -> str:
+    """In words, where the motion of so many scenes comes from, of which some lack CAN bus messages."""
+    if lacking == 0:
+        return "CAN bus expansion"
+    if lacking == scenes:
+        return "derived from poses"
+    return f"CAN bus expansion, but derived from poses for {lacking} of {scenes} scenes, which it lacks"
+
+
 def motion_from_can_bus(dataroot: Path, scene: str) -> EgoMotion | None:
     """The pose messages of the CAN bus expansion; None where the scene has none (nuScenes lacks some itself)."""
     path = dataroot / "can_bus" / f"{scene}_pose.json"
@@ -46,7 +55,7 @@ def motion_from_can_bus(dataroot: Path, scene: str) -> EgoMotion | None:
         times = np.array([message["utime"] for message in messages], dtype=np.int64)
         columns = [np.array([message[key] for message in messages], dtype=np.float64).reshape(-1, 3)
                    for key in ("accel", "rotation_rate", "vel")]  # fmt: skip
-    except (ValueError, KeyError, TypeError, OSError) as error:
+    except (ValueError, KeyError, TypeError, OverflowError, OSError) as error:
         raise QdbevError(
             f"{path} is not a list of CAN bus pose messages ({type(error).__name__}: {error})",
             "the file as the nuScenes CAN bus expansion holds it",

@@ -60,6 +60,10 @@ class FrameLoader:
 
         With `copy` False the image is lent: it is overwritten once the next frame has been asked for.
         """
+        if workers is not None and workers < 0:
+            raise QdbevError(
+                f"{workers} loader processes", "0 or more (0: frames are loaded in this process)", "pass workers=2"
+            )
         self.frames = tuple(frames)
         self.spec = spec
         self.workers = min(len(os.sched_getaffinity(0)), 4) if workers is None else workers

@@ -14,15 +14,23 @@ import numpy.typing as npt
 
 from qdbev_deploy.boxes import Boxes
 from qdbev_deploy.contract import CAMERAS, CLASSES
-from qdbev_deploy.data.ego import EgoMotion, motion_from_can_bus, motion_from_poses
+from qdbev_deploy.data.ego import EgoMotion, motion_from_can_bus, motion_from_poses, motion_source
 from qdbev_deploy.data.geometry import inverse, quaternion_to_matrix, transform
+from qdbev_deploy.data.links import link_problems
 from qdbev_deploy.data.splits import splits_of
-from qdbev_deploy.data.tables import check_tables, find_version
+from qdbev_deploy.data.tables import (
+    TABLES,
+    Record,
+    check_files,
+    find_version,
+    read_tables,
+    records_problem,
+    refuse_tables,
+)
 from qdbev_deploy.errors import QdbevError
 from qdbev_deploy.streaming import EgoState
 
 Matrix = npt.NDArray[np.float64]
-Record = dict[str, Any]
 
 LIDAR = "LIDAR_TOP"
 # A camera image further than this from where a sweep expects it belongs to another sweep.
@@ -80,23 +88,38 @@ class NuScenesSequences:
         self.dataroot = Path(dataroot)
         self.version = find_version(self.dataroot, version)
         # Before the devkit meets a broken table with a bare traceback.
-        check_tables(self.dataroot, self.version)
+        check_files(self.dataroot, self.version)
         self.nusc = self._open()
         self._use_can_bus = can_bus
+        self._told_of_can_bus = False
         self._motions: dict[str, EgoMotion] = {}
         self._data_of_scene: dict[str, dict[str, list[Record]]] | None = None
 
     def _open(self) -> Any:
         from nuscenes.nuscenes import NuScenes
 
+        folder = self.dataroot / self.version
         try:
-            return NuScenes(version=self.version, dataroot=str(self.dataroot), verbose=False)
-        except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
-            raise QdbevError(
-                f"the tables in {self.dataroot / self.version} do not fit together ({type(error).__name__}: {error})",
-                "tables of one nuScenes release, unchanged",
-                f"qdbev-deploy data info {self.dataroot}",
-            ) from error
+            nusc = NuScenes(version=self.version, dataroot=str(self.dataroot), verbose=False)
+        except (OSError, ValueError, LookupError, TypeError, AttributeError, AssertionError, RecursionError) as error:
+            tables, problems = read_tables(folder)
+            refuse_tables(folder, problems)
+            raise self._misfit(link_problems(tables) or [f"{type(error).__name__}: {error}"]) from error
+        # The devkit follows only some of the tokens: without this, others would fail in the middle of the work.
+        tables = {name: getattr(nusc, name) for name in TABLES}
+        problems = {name: text for name in TABLES if (text := records_problem(name, tables[name])) is not None}
+        refuse_tables(folder, problems)
+        if misfits := link_problems(tables, chains=("sample", "sample_annotation")):
+            raise self._misfit(misfits)
+        return nusc
+
+    def _misfit(self, problems: list[str]) -> QdbevError:
+        more = f" and {len(problems) - 1} more of that kind" if problems[1:] else ""
+        return QdbevError(
+            f"the tables in {self.dataroot / self.version} do not fit together: {problems[0]}{more}",
+            "tables of one nuScenes release, unchanged",
+            f"qdbev-deploy data info {self.dataroot}",
+        )
 
     # ------------------------------------------------------------------------------------------------------------------
     # Which scenes
@@ -108,13 +131,13 @@ class NuScenesSequences:
     @property
     def can_bus_source(self) -> str:
         """Where acceleration, rotation rate and velocity come from."""
+        if not self._use_can_bus:
+            return motion_source(1, 1)
+        return motion_source(len(self._scenes_without_can_bus()), len(self.scene_names))
+
+    def _scenes_without_can_bus(self) -> list[str]:
         folder = self.dataroot / "can_bus"
-        without = [name for name in self.scene_names if not (folder / f"{name}_pose.json").is_file()]
-        if not self._use_can_bus or len(without) == len(self.scene_names):
-            return "derived from poses"
-        if without:
-            return f"CAN bus expansion, but derived from poses for {len(without)} scenes it lacks"
-        return "CAN bus expansion"
+        return [name for name in self.scene_names if not (folder / f"{name}_pose.json").is_file()]
 
     def split_scenes(self, split: str | Sequence[str] | None) -> list[str]:
         """Names of the scenes of a split that this data root holds, in the order of its scene table."""
@@ -293,6 +316,7 @@ class NuScenesSequences:
             motion = motion_from_can_bus(self.dataroot, name) if self._use_can_bus else None
             if motion is None:
                 _log.info("%s: ego motion derived from poses", name)
+                self._tell_of_can_bus(name)
                 channels = self._scene_data(scene)
                 records = channels.get(LIDAR) or channels[CAMERAS[0]]
                 poses = [self.nusc.get("ego_pose", record["ego_pose_token"]) for record in records]
@@ -302,6 +326,17 @@ class NuScenesSequences:
                 motion = motion_from_poses(times.astype(np.int64), translation, rotation)
             self._motions[name] = motion
         return self._motions[name]
+
+    def _tell_of_can_bus(self, scene: str) -> None:
+        """Once for a data root: nuScenes itself lacks some scenes, and no more is to be said of each."""
+        if self._told_of_can_bus or not self._use_can_bus:
+            return
+        self._told_of_can_bus = True
+        lacking = self._scenes_without_can_bus() or [scene]
+        _log.warning(
+            "%s has no CAN bus messages for %d of %d scenes (%s): can_bus is derived from their poses",
+            self.dataroot, len(lacking), len(self.scene_names), _shortened(lacking, 3),
+        )  # fmt: skip
 
     # ------------------------------------------------------------------------------------------------------------------
     # Annotations

@@ -32,7 +32,7 @@ def splits_of(version: str, folder: Path) -> dict[str, list[str]]:
             splits.update(
                 {name: [str(scene) for scene in scenes] for name, scenes in json.loads(custom.read_text()).items()}
             )
-        except (ValueError, AttributeError, TypeError) as error:
+        except (OSError, ValueError, AttributeError, TypeError) as error:
             raise QdbevError(
                 f"{custom} is not a map of split names to lists of scene names ({error})",
                 'a JSON object such as {"mine": ["scene-0061"]}',

@@ -6,43 +6,59 @@ import contextlib
 import io
 import os
 import tempfile
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+from qdbev_deploy.data.splits import splits_of
 from qdbev_deploy.errors import QdbevError
 from qdbev_deploy.evaluate.results_file import check_tokens, read_results
 from qdbev_deploy.evaluate.scores import Scores
+from qdbev_deploy.evaluate.submission import Results
+
+if TYPE_CHECKING:
+    from qdbev_deploy.data.nuscenes import Scene
 
 CONFIG = "detection_cvpr_2019"
 
-# Splits the devkit scores, by what the version's name ends with; the first is the default.
-SPLITS_OF_VERSION = {
-    "mini": ("mini_val", "mini_train"),
-    "trainval": ("val", "train", "train_detect", "train_track"),
-}
+_DEFAULT_SPLIT = {"mini": "mini_val", "trainval": "val"}  # by what the version's name ends with
 
 
-def _splits(version: str) -> tuple[str, ...]:
-    for ending, splits in SPLITS_OF_VERSION.items():
-        if version.endswith(ending):
-            return splits
-    raise QdbevError(
-        f"the nuScenes version '{version}'",
-        "a version with public annotations: " + " or ".join(f"v1.0-{ending}" for ending in SPLITS_OF_VERSION),
-        "pass --version with one of them",
-    )
+def is_custom(split: str) -> bool:
+    """Whether a split comes from a user's splits.json."""
+    from nuscenes.utils.splits import is_predefined_split
+
+    return not is_predefined_split(split_name=split)
 
 
-def choose_split(version: str, split: str | None = None) -> str:
-    """`split` if the devkit can score it on that version; None means mini_val for mini, val for trainval."""
-    splits = _splits(version)
+def choose_split(version: str, folder: Path, split: str | None = None) -> str:
+    """`split` if the devkit can score it on that version; None means mini_val for mini, val for trainval.
+
+    `folder` holds the tables, and beside them, perhaps, splits.json with splits of the user's own.
+    """
+    from nuscenes.utils.splits import create_splits_scenes
+
+    official, splits = create_splits_scenes(), splits_of(version, folder)
     if split is None:
-        return splits[0]
+        default = next((name for ending, name in _DEFAULT_SPLIT.items() if version.endswith(ending)), None)
+        if default is None:
+            raise QdbevError(
+                f"no --split, and the nuScenes version '{version}' has none that is usual",
+                "--split NAME, or " + " or ".join(f"v1.0-{ending}" for ending in _DEFAULT_SPLIT),
+                "pass --split with one of " + (", ".join(splits) or f"those you name in {folder / 'splits.json'}"),
+            )
+        split = default
     if split not in splits:
         raise QdbevError(
             f"the split '{split}' with nuScenes version '{version}'",
-            "one of " + ", ".join(splits),
+            "one of " + ", ".join(splits) if splits else f"a split of {folder / 'splits.json'}",
             "pass --split with one of these, or another --version",
+        )
+    if split in official and set(splits[split]) != set(official[split]):
+        raise QdbevError(
+            f"{folder / 'splits.json'} gives the official split '{split}' other scenes",
+            "names of your own: the evaluator scores the official scenes under this one",
+            f"rename '{split}' in that file",
         )
     return split
 
@@ -52,9 +68,7 @@ def split_tokens(nusc: Any, split: str) -> dict[str, list[str]]:
 
     Which is what the devkit scores: it takes the split's scenes that the database knows.
     """
-    from nuscenes.utils.splits import create_splits_scenes
-
-    names = set(create_splits_scenes()[split])
+    names = set(splits_of(nusc.version, Path(nusc.dataroot) / nusc.version)[split])
     tokens: dict[str, list[str]] = {}
     for scene in nusc.scene:
         if scene["name"] in names:
@@ -70,6 +84,18 @@ def split_tokens(nusc: Any, split: str) -> dict[str, list[str]]:
             "pass another --split, or see what is there with: qdbev-deploy data info " + str(nusc.dataroot),
         )
     return tokens
+
+
+def in_order_of_tables(nusc: Any, scenes: Sequence[Scene], results: Results) -> Results:
+    """The results in the order of the sample table, in which the devkit reads those of a custom split.
+
+    It takes those of an official split in the order of the file; the order decides which of equal scores comes first.
+    """
+    place = {sample["token"]: index for index, sample in enumerate(nusc.sample)}
+    frames = sorted(
+        (frame for scene in scenes for frame in scene.frames), key=lambda f: (place[f.sample_token], f.index)
+    )
+    return {frame.token: results[frame.token] for frame in frames}
 
 
 @contextlib.contextmanager

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 ROWS = (("CAM_FRONT_LEFT", "CAM_FRONT", "CAM_FRONT_RIGHT"), ("CAM_BACK_LEFT", "CAM_BACK", "CAM_BACK_RIGHT"))
 
 MIN_WIDTH = 640
+MAX_WIDTH = 8000  # a page of 150 MB; MPEG-4 knows no larger pictures
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,8 @@ class Layout:
     def of(cls, width: int) -> Layout:
         if width < MIN_WIDTH:
             raise QdbevError(f"a width of {width} pixels", f"{MIN_WIDTH} or more", "pass a larger --width")
+        if width > MAX_WIDTH:
+            raise QdbevError(f"a width of {width} pixels", f"{MAX_WIDTH} or less", "pass a smaller --width")
         gap = max(4, round(width / 200))
         tile_width = (width - 4 * gap) // 3
         # Even sizes: video codecs want them.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Collection, Mapping
 from pathlib import Path
@@ -46,12 +47,18 @@ def _parse(path: Path) -> Any:
         raise QdbevError(
             f"{path} {what}: {error.msg} at line {error.lineno}, column {error.colno}", "a complete JSON file", _REWRITE
         ) from None
+    except ValueError as error:  # Python reads no integer of more than 4300 digits
+        reason = str(error).partition(";")[0]
+        raise QdbevError(f"{path} holds a number that cannot be read: {reason}", _FORMAT, _REWRITE) from None
     except RecursionError:
         raise QdbevError(f"{path} is nested too deeply", _FORMAT, _REWRITE) from None
 
 
 # Far beyond anything real; comparing refuses NaN, infinity, and integers that no float holds.
 _LARGEST = 1e12
+# The evaluator normalises quaternions, so their length is free; but a shorter one is rounding noise, and the square of
+# a very short one is zero.
+_SHORTEST_QUATERNION = 1e-6
 
 
 def _is_number(value: Any) -> bool:
@@ -78,8 +85,8 @@ def _box_fault(record: Any, token: str) -> tuple[str, str] | None:
             return f"has {name} {vector}", "finite numbers of a sensible size (no NaN, no infinity)"
     if min(record["size"]) <= 0:
         return f"has size {record['size']}", "width, length and height above zero"
-    if not any(record["rotation"]):
-        return "has the rotation (0, 0, 0, 0)", "a unit quaternion w, x, y, z"
+    if math.hypot(*record["rotation"]) < _SHORTEST_QUATERNION:
+        return f"has the rotation {record['rotation']}", "a unit quaternion w, x, y, z"
     score = record["detection_score"]
     if not _is_number(score) or not 0 <= score < _LARGEST:
         return f"has detection_score {score!r}", "a finite number, 0 or more"
@@ -102,7 +109,7 @@ def _looks_right(records: list[Any], token: str) -> bool:
         return all(
             record["sample_token"] == token
             and min(record["size"]) > 0
-            and any(record["rotation"])
+            and math.hypot(*record["rotation"]) >= _SHORTEST_QUATERNION
             and type(record["detection_score"]) in (int, float)
             and 0 <= record["detection_score"] < _LARGEST
             and record["detection_name"] in CLASSES

@@ -45,15 +45,27 @@ class StreamModel:
     step: SessionStep
 
 
-def open_model(path: Path) -> StreamModel:
-    """The model behind a path: a bundle (a folder NAME.qdbev) or a checkpoint (a file)."""
-    if path.is_dir():
-        return _open_bundle(path)
-    if not path.is_file():
+def check_model_path(path: Path) -> None:
+    """What can be said of a model before anything large is read: it is there, and it is no results file."""
+    if not path.exists():
         raise QdbevError(
             f"there is no {path}", "a results file (.json), a checkpoint file or a bundle folder", "check the path"
         )
-    return _open_checkpoint(path)
+    if path.is_file():
+        with path.open("rb") as file:
+            start = file.read(64).removeprefix(b"\xef\xbb\xbf").lstrip()
+        if start.startswith((b"{", b"[")):
+            raise QdbevError(
+                f"{path} holds JSON text and no checkpoint",
+                "a name that ends with .json for a results file",
+                f"mv {path} {path.with_suffix('.json')}",
+            )
+
+
+def open_model(path: Path) -> StreamModel:
+    """The model behind a path: a bundle (a folder NAME.qdbev) or a checkpoint (a file)."""
+    check_model_path(path)
+    return _open_bundle(path) if path.is_dir() else _open_checkpoint(path)
 
 
 def _open_checkpoint(path: Path) -> StreamModel:

@@ -12,6 +12,13 @@ from typing import Any
 
 from qdbev_deploy.errors import QdbevError
 
+_LONGEST_MS = 1e9  # eleven days; comparing refuses NaN, infinity, and integers that no float holds
+
+
+def is_latency(value: Any) -> bool:
+    """Whether that is a time in milliseconds that a frame can take."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value < _LONGEST_MS
+
 
 @dataclass(frozen=True)
 class Latency:
@@ -21,12 +28,15 @@ class Latency:
     source: str
 
     def __post_init__(self) -> None:
-        if not self.milliseconds or not all(0 <= value < float("inf") for value in self.milliseconds):
-            raise QdbevError(
-                f"a latency of {min(self.milliseconds, default='no')} ms ({self.source})",
-                "finite latencies, 0 ms or more",
-                "pass --latency-ms with such a number",
-            )
+        if not self.milliseconds:
+            raise QdbevError(f"no latency ({self.source})", "at least one", "pass --latency-ms X")
+        for value in self.milliseconds:
+            if not is_latency(value):
+                raise QdbevError(
+                    f"a latency of {value} ms ({self.source})",
+                    "finite latencies, 0 ms or more",
+                    "pass --latency-ms with such a number",
+                )
 
     @classmethod
     def constant(cls, milliseconds: float) -> Latency:
@@ -37,7 +47,7 @@ class Latency:
         """The end-to-end samples of a benchmark, in the order in which they were measured, over and over."""
         path = Path(path)
         needed = "JSON with the list latency_ms.samples: milliseconds of each frame in the order measured"
-        again = "measure again with: qdbev-deploy bench BUNDLE --json > BENCH.json"
+        again = 'write {"latency_ms": {"samples": [61.2, 58.9]}} with your own measurements, or pass --latency-ms X'
         try:
             document: Any = json.loads(path.read_text(encoding="utf-8"))
         except FileNotFoundError:
@@ -46,12 +56,16 @@ class Latency:
             raise QdbevError(f"{path} cannot be read as JSON: {error}", needed, again) from None
         section = document.get("latency_ms") if isinstance(document, dict) else None
         samples = section.get("samples") if isinstance(section, dict) else None
-        if (
-            not isinstance(samples, list)
-            or not samples
-            or not all(isinstance(value, (int, float)) and not isinstance(value, bool) for value in samples)
-        ):
+        if not isinstance(samples, list) or not samples:
             raise QdbevError(f"{path} has no list of numbers latency_ms.samples", needed, again)
+        for index, value in enumerate(samples):
+            if not is_latency(value):
+                said = json.dumps(value)
+                raise QdbevError(
+                    f"{path}: latency_ms.samples[{index}] is {said if len(said) <= 40 else said[:40] + '...'}",
+                    "finite numbers, 0 ms or more",
+                    again,
+                )
         return cls(tuple(map(float, samples)), f"{len(samples)} samples of {path.name}")
 
     def cycle_us(self) -> Iterator[int]:

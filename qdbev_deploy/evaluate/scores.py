@@ -71,11 +71,11 @@ class Scores:
 
 
 def _cell(value: float) -> str:
-    return "–" if math.isnan(value) else f"{value:.3f}"
+    return "-" if math.isnan(value) else f"{value:.3f}"
 
 
-def class_table(scores: Scores, title: str) -> Table:
-    """Rows are classes, the last one the mean; columns are AP and the errors."""
+def class_table(scores: Scores, title: str, *notes: str) -> Table:
+    """Rows are classes, the last one the mean; columns are AP and the errors; `notes` stand below."""
     from rich.table import Table
 
     units = {"ATE": "m", "ASE": "1-IoU", "AOE": "rad", "AVE": "m/s", "AAE": "1-acc"}
@@ -88,5 +88,5 @@ def class_table(scores: Scores, title: str) -> Table:
         table.add_row(class_name, _cell(row.ap), *(_cell(row.errors[name]) for name in units))
     table.add_section()
     table.add_row("mean", _cell(scores.map), *(_cell(scores.errors["m" + name]) for name in units), style="bold")
-    table.caption = f"NDS {scores.nds:.4f}   mAP {scores.map:.4f}"
+    table.caption = "\n".join((f"NDS {scores.nds:.4f}   mAP {scores.map:.4f}", *notes))
     return table

@@ -89,6 +89,15 @@ def boxes_to_records(boxes: Boxes, frame: Frame, attributes: Sequence[str] | Non
     velocity = kept.velocity.astype(np.float64) @ rotation[:2, :2].T
     # The exponential of a very negative network output is zero, and the evaluator stops at a box without a volume.
     size = np.maximum(kept.size.astype(np.float64), SMALLEST_M)
+    columns = np.concatenate([center, size, quaternion, velocity, kept.score[:, None]], axis=1)
+    finite = np.isfinite(columns).all(axis=1)
+    if not finite.all():
+        raise QdbevError(
+            f"{(~finite).sum()} of {len(finite)} boxes of the frame {frame.token} ({frame.scene}, frame {frame.index}) "
+            "hold NaN or infinity",
+            "a model whose outputs are finite: such boxes cannot be scored",
+            "train it again with a smaller learning rate, or pass an earlier checkpoint",
+        )
     records: list[Record] = []
     for row, index in enumerate(best):
         name = CLASSES[int(kept.label[row])]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 from collections.abc import Iterable, Iterator
 from itertools import chain
@@ -48,12 +49,42 @@ def write_png(path: Path, picture: Picture, *, colours: int | None = None) -> No
         image.save(partial, format="PNG", optimize=True)
 
 
+def _check_length(partial: Path, found: float, wanted: float, unit: str) -> None:
+    """Encoders do not say that the disk is full; they write what fits, and an index never."""
+    if found != wanted:
+        free_mb = shutil.disk_usage(partial.parent).free / 1e6
+        raise QdbevError(
+            f"the video came out damaged: {found:g} of {wanted:g} {unit} can be read ({free_mb:.0f} MB are free on "
+            f"the disk of {partial.parent})",
+            "enough free space for the whole video",
+            "free some, pass a smaller --width, or an --out on another disk",
+            exit_code=ExitCode.MISSING,
+        )
+
+
 def _gif(partial: Path, pictures: Iterator[Picture], fps: float) -> None:
-    images = (paletted(picture, 256) for picture in pictures)
+    from PIL import Image, ImageSequence
+
+    written = 0
+
+    def counted() -> Iterator[Any]:
+        nonlocal written
+        for picture in pictures:
+            written += 1
+            yield paletted(picture, 256)
+
+    images = counted()
     first = next(images)
     # GIF counts in hundredths of a second.
     milliseconds = max(20, round(100 / fps) * 10)
     first.save(partial, format="GIF", save_all=True, append_images=images, duration=milliseconds, loop=0)
+    # Time, since equal pictures in a row become one that stands longer.
+    try:
+        with Image.open(partial) as gif:
+            found = sum(image.info.get("duration", 0) for image in ImageSequence.Iterator(gif))
+    except (OSError, EOFError, SyntaxError):
+        found = 0
+    _check_length(partial, found, written * milliseconds, "milliseconds")
 
 
 def _mp4(partial: Path, pictures: Iterator[Picture], fps: float) -> None:
@@ -74,10 +105,18 @@ def _mp4(partial: Path, pictures: Iterator[Picture], fps: float) -> None:
                     "pass an --out that ends with .gif, or: pip install opencv-python-headless",
                     exit_code=ExitCode.MISSING,
                 )
+            written = 0
             for picture in chain([first], pictures):
                 writer.write(np.ascontiguousarray(picture[:height, :width, ::-1]))
+                written += 1
         finally:
             writer.release()
+        found = 0
+        video = cv2.VideoCapture(str(path))
+        while video.grab():
+            found += 1
+        video.release()
+        _check_length(partial, found, written, "pictures")
         path.replace(partial)
 
 

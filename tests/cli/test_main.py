@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import resource
@@ -57,7 +58,24 @@ def test_usage_errors_say_what_next(arguments: list[str], capsys: pytest.Capture
     assert cli.main(arguments) == ExitCode.USAGE
     captured = capsys.readouterr()
     assert captured.out == ""
+    assert captured.err.startswith("usage: qdbev-deploy")
     assert "--help" in captured.err.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "next_step"),
+    [
+        (["--json"], "qdbev-deploy --help"),
+        (["nonsense", "--json"], "qdbev-deploy --help"),
+        (["doctor", "--json", "--nonsense"], "qdbev-deploy doctor --help"),
+        (["data", "synth", "--json"], "qdbev-deploy data synth --help"),
+    ],
+)
+def test_usage_errors_for_machines(arguments: list[str], next_step: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(arguments) == ExitCode.USAGE
+    error = json.loads(capsys.readouterr().out)["error"]
+    assert (error["exit_code"], error["next_step"]) == (ExitCode.USAGE, next_step)
+    assert error["needed"].startswith("usage: qdbev-deploy")
 
 
 def command_that(action: Any) -> Any:
@@ -101,11 +119,92 @@ def test_errors_for_machines(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Cap
     assert document == {"error": {"found": "a", "needed": "b", "next_step": "c", "exit_code": 3}}
 
 
-def test_an_unknown_missing_module_is_a_bug_and_stays_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    error = ModuleNotFoundError("no", name="something_else")
+@pytest.mark.parametrize(
+    ("error", "found"),
+    [
+        (ModuleNotFoundError("No module named 'other'", name="other"), "ModuleNotFoundError: No module named 'other'"),
+        (ValueError("two\nlines"), "ValueError: two lines"),
+        (MemoryError(), "MemoryError"),
+    ],
+)
+def test_a_bug_is_named_with_exit_code_1(
+    error: Exception, found: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setattr(cli.importlib, "import_module", lambda _: command_that(lambda: fail(error)))
-    with pytest.raises(ModuleNotFoundError):
-        cli.main(["doctor"])
+    assert cli.main(["doctor"]) == 1
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.splitlines()[0] == f"internal error: {found}"
+    assert "-v" in captured.err
+    assert "Traceback" not in captured.err
+
+    assert cli.main(["doctor", "-v", "--json"]) == 1
+    captured = capsys.readouterr()
+    document = json.loads(captured.out)["error"]
+    assert (document["found"], document["exit_code"]) == (f"internal error: {found}", 1)
+    assert document.keys() == QdbevError("a", "b", "c").to_dict().keys()
+    assert "Traceback" in captured.err
+    assert captured.err.splitlines()[-1] == f"internal error: {found}"
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "found"),
+    [
+        (NotADirectoryError(errno.ENOTDIR, "Not a directory", "afile/sub"), 3, "afile/sub: Not a directory"),
+        (OSError(errno.ENOSPC, "No space left on device", "out.json"), 4, "out.json: No space left on device"),
+        (OSError(errno.EDQUOT, "Disk quota exceeded"), 4, "Disk quota exceeded"),
+        (IsADirectoryError(errno.EISDIR, "Is a directory", "a.partial", None, "a"), 3, "a: Is a directory"),
+        (OSError("image file is truncated"), 3, "image file is truncated"),
+    ],
+)
+def test_what_the_system_refuses_is_a_sentence(
+    error: OSError, code: int, found: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(cli.importlib, "import_module", lambda _: command_that(lambda: fail(error)))
+    assert cli.main(["doctor", "--json"]) == code
+    captured = capsys.readouterr()
+    assert json.loads(captured.out)["error"]["found"] == found
+    assert captured.err.startswith(f"error: {found}.\n  needed: ")
+
+
+_STAND_IN = r"""
+import sys
+from types import SimpleNamespace
+from qdbev_deploy import cli
+from qdbev_deploy.errors import QdbevError
+def run(args):
+    print("1600 \u00d7 900")
+    raise QdbevError("caf\u00e9", "b", "c")
+module = SimpleNamespace(__name__="qdbev_deploy.cli", EPILOG="", add_arguments=lambda parser: None, run=run)
+cli.importlib = SimpleNamespace(import_module=lambda name: module)
+sys.exit(cli.main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_stdout_on_a_full_disk(unbuffered: str) -> None:
+    with open("/dev/full", "w") as full:  # noqa: PTH123
+        result = subprocess.run(
+            [sys.executable, "-c", _STAND_IN, "doctor", "--json"], stdout=full, stderr=subprocess.PIPE, text=True,
+            timeout=60, env=os.environ | {"PYTHONUNBUFFERED": unbuffered},
+        )  # fmt: skip
+    assert result.returncode == ExitCode.MISSING
+    assert "error: No space left on device." in result.stderr
+    assert "Exception ignored" not in result.stderr
+
+
+@pytest.mark.parametrize(
+    "environment",
+    [{"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}, {"PYTHONIOENCODING": "ascii"}],
+)
+def test_an_ascii_terminal_is_no_error(environment: dict[str, str]) -> None:
+    result = subprocess.run(
+        [sys.executable, "-c", _STAND_IN, "doctor"], capture_output=True, text=True, timeout=60,
+        env=os.environ | environment,
+    )  # fmt: skip
+    assert result.stdout == "1600 \\xd7 900\n"
+    assert result.stderr.startswith("error: caf\\xe9.\n")
+    assert result.returncode == ExitCode.BAD_INPUT
 
 
 def test_a_closed_pipe_is_no_error() -> None:

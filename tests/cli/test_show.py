@@ -114,6 +114,9 @@ def test_json_says_what_was_drawn(
         (["--out", "no/such/folder/a.png"], ExitCode.BAD_INPUT, "does not exist"),
         (["--results", "none.json"], ExitCode.BAD_INPUT, "there is no file none.json"),
         (["--width", "10"], ExitCode.BAD_INPUT, "width of 10"),
+        (["--width", "100000"], ExitCode.BAD_INPUT, "8000 or less"),
+        (["--min-score", "nan"], ExitCode.USAGE, "--min-score nan"),
+        (["--out", "/proc/x.png"], ExitCode.BAD_INPUT, "/proc/x.png cannot be written"),
     ],
 )
 def test_what_is_refused(
@@ -124,6 +127,16 @@ def test_what_is_refused(
     assert show(synthetic_dataroot, *options) == code
     assert said in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("out", ["dd.png", "/proc/x.gif"])
+def test_an_output_that_cannot_be_written_is_refused_before_the_data_set_is_opened(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], out: str
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "dd.png").mkdir()
+    assert show(tmp_path / "no data set", "--out", out) == ExitCode.BAD_INPUT
+    assert f"--out {out}" in capsys.readouterr().err
 
 
 def test_results_without_the_frame_are_refused(

@@ -59,6 +59,11 @@ def test_without_processes(frames: tuple[Frame, ...]) -> None:
     assert list(FrameLoader((), SPEC, workers=0)) == []
 
 
+def test_fewer_than_no_processes(frames: tuple[Frame, ...]) -> None:
+    with pytest.raises(QdbevError, match="-1 loader processes"):
+        FrameLoader(frames, SPEC, workers=-1)
+
+
 def test_no_frames() -> None:
     assert list(FrameLoader((), SPEC, workers=2)) == []
     assert not leftovers()

@@ -199,14 +199,28 @@ def test_splits(sequences: NuScenesSequences, tables_only: Path) -> None:
         custom.scenes("mine")
 
 
-def test_a_scene_without_can_bus_is_noted(tables_only: Path) -> None:
+def test_a_scene_without_can_bus_is_noted(tables_only: Path, caplog: pytest.LogCaptureFixture) -> None:
+    assert NuScenesSequences(tables_only).scenes()
+    assert not caplog.records
     (tables_only / "can_bus" / "scene-0061_pose.json").unlink()
     sequences = NuScenesSequences(tables_only)
-    assert sequences.can_bus_source == "CAN bus expansion, but derived from poses for 1 scenes it lacks"
+    source = "CAN bus expansion, but derived from poses for 1 of 2 scenes, which it lacks"
+    assert sequences.can_bus_source == source
     frame = sequences.scenes("scene-0061")[0].frames[1]
     assert np.hypot(*frame.ego.velocity[:2]) > 1
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    assert "no CAN bus messages for 1 of 2 scenes (scene-0061): can_bus is derived" in caplog.text
+    caplog.clear()
     shutil.rmtree(tables_only / "can_bus")
-    assert NuScenesSequences(tables_only).can_bus_source == "derived from poses"
+    without = NuScenesSequences(tables_only)
+    assert without.can_bus_source == "derived from poses"
+    without.scenes()
+    without.scenes()
+    assert len(caplog.records) == 1  # once for a data root, not for each scene
+    assert "2 of 2 scenes" in caplog.text
+    caplog.clear()
+    NuScenesSequences(tables_only, can_bus=False).scenes()  # as it was asked for
+    assert not caplog.records
 
 
 def test_without_lidar_the_front_camera_gives_the_pose(tables_only: Path) -> None:

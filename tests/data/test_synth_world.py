@@ -10,9 +10,11 @@ from qdbev_deploy.contract import CLASSES
 cv2 = pytest.importorskip("cv2")
 
 from qdbev_deploy.data.synth import motion  # noqa: E402
+from qdbev_deploy.data.synth import scene as scene_module  # noqa: E402
 from qdbev_deploy.data.synth.catalogue import CATEGORIES, KINDS  # noqa: E402
-from qdbev_deploy.data.synth.scene import classes_in_range, find_attempt  # noqa: E402
+from qdbev_deploy.data.synth.scene import RANGE_M, find_attempt, scored_classes  # noqa: E402
 from qdbev_deploy.data.synth.world import World, make_world  # noqa: E402
+from qdbev_deploy.errors import QdbevError  # noqa: E402
 
 
 def rectangle(x: float, y: float, yaw: float, width: float, length: float) -> tuple[object, ...]:
@@ -89,10 +91,27 @@ def test_same_seed_same_world() -> None:
     assert [item.x for item in one.clutter] == [item.x for item in other.clutter]
 
 
-def test_all_classes_in_range() -> None:
+def test_all_classes_can_be_scored() -> None:
     attempt = find_attempt(2, 4, seed=1)
-    world = make_world(2, 4, 1, attempt)
-    assert classes_in_range(world, 0.0) | classes_in_range(world, 0.5) == set(CLASSES)
+    assert scored_classes(make_world(2, 4, 1, attempt), 4) == set(CLASSES)
+
+
+def test_one_key_frame_gives_no_velocity() -> None:
+    """What is annotated once can be found and not be scored: cones and barriers, that stand still, can."""
+    world = make_world(2, 4, 1, find_attempt(2, 4, seed=1))
+    assert scored_classes(world, 1) <= {"traffic_cone", "barrier"}
+
+
+def test_a_seed_without_such_a_world_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scene_module, "scored_classes", lambda world, key_frames: {"car"})
+    monkeypatch.setattr(scene_module, "_ATTEMPTS", 2)
+    with pytest.raises(QdbevError, match=r"scene 1 of seed 3 in 2 attempts.*pass another --seed"):
+        find_attempt(1, 2, seed=3)
+
+
+def test_ranges_are_the_evaluators() -> None:
+    config = pytest.importorskip("nuscenes.eval.common.config")
+    assert config.config_factory("detection_cvpr_2019").class_range == RANGE_M
 
 
 def test_catalogue_speaks_nuscenes() -> None:

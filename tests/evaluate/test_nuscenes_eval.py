@@ -12,7 +12,7 @@ import pytest
 
 from qdbev_deploy.contract import CLASSES
 from qdbev_deploy.errors import ExitCode, QdbevError
-from qdbev_deploy.evaluate.nuscenes_eval import choose_split, official_scores
+from qdbev_deploy.evaluate.nuscenes_eval import choose_split, in_order_of_tables, official_scores
 from qdbev_deploy.evaluate.scores import Scores, class_table
 from qdbev_deploy.evaluate.submission import attribute_of, boxes_to_records, records_to_boxes, write_submission
 
@@ -74,8 +74,9 @@ def test_ground_truth_through_the_lidar_frame_is_still_perfect(score: Callable[.
 
 @pytest.mark.parametrize(
     ("metres", "thresholds_met"),
-    # A match must be nearer than the threshold: at exactly 1 m it is none at 1.0.
-    [(0.49, 4), (0.99, 3), (1.0, 2), (1.5, 2)],
+    # A match must be nearer than the threshold: at exactly 1 m it is none at 1.0. (These coordinates are whole numbers,
+    # so that the shift is exact.)
+    [(0.49, 4), (0.99, 3), (1.0, 2), (1.01, 2), (1.5, 2)],
 )
 def test_boxes_shifted_by_a_distance_score_what_the_definition_says(
     score: Callable[..., Scores], metres: float, thresholds_met: int
@@ -118,7 +119,7 @@ def test_what_does_not_exist_is_nan_in_python_null_in_json_and_a_dash_in_the_tab
     console.print(class_table(scores, "title"))
     text = console.export_text()
     (cone,) = [line for line in text.splitlines() if "traffic_cone" in line]
-    assert cone.count("–") == 3
+    assert cone.split().count("-") == 3
     assert "NDS 1.0000" in text
 
 
@@ -152,12 +153,34 @@ class TestTokens:
             official_scores(world.nusc, self.write(world, tmp_path), "mini_train")
 
 
-def test_splits():
-    assert choose_split("v1.0-mini") == "mini_val"
-    assert choose_split("v1.0-trainval") == "val"
-    assert choose_split("v1.0-mini", "mini_train") == "mini_train"
-    with pytest.raises(QdbevError, match=r"'val' with nuScenes version 'v1\.0-mini'.*mini_val, mini_train") as caught:
-        choose_split("v1.0-mini", "val")
+def test_splits(tmp_path: Path):
+    assert choose_split("v1.0-mini", tmp_path) == "mini_val"
+    assert choose_split("v1.0-trainval", tmp_path) == "val"
+    assert choose_split("v1.0-mini", tmp_path, "mini_train") == "mini_train"
+    with pytest.raises(QdbevError, match=r"'val' with nuScenes version 'v1\.0-mini'.*mini_train, mini_val") as caught:
+        choose_split("v1.0-mini", tmp_path, "val")
     assert caught.value.exit_code == ExitCode.BAD_INPUT
     with pytest.raises(QdbevError, match=r"v1\.0-test"):
-        choose_split("v1.0-test")
+        choose_split("v1.0-test", tmp_path)
+
+
+class TestCustomSplits:
+    def test_they_are_chosen_by_name(self, tmp_path: Path):
+        (tmp_path / "splits.json").write_text('{"mine": ["scene-0103"]}')
+        assert choose_split("v1.0-mini", tmp_path, "mine") == "mine"
+        assert choose_split("v1.0-mini", tmp_path) == "mini_val"
+        assert choose_split("v1.0-fleet", tmp_path, "mine") == "mine"
+        with pytest.raises(QdbevError, match=r"no --split, and the nuScenes version 'v1\.0-fleet'.*one of mine"):
+            choose_split("v1.0-fleet", tmp_path)
+
+    def test_an_official_name_for_other_scenes_is_refused(self, tmp_path: Path):
+        (tmp_path / "splits.json").write_text('{"mini_val": ["scene-0103"]}')
+        for split in (None, "mini_val"):
+            with pytest.raises(QdbevError, match="gives the official split 'mini_val' other scenes"):
+                choose_split("v1.0-mini", tmp_path, split)
+
+    def test_equal_scores_are_matched_in_the_order_of_the_sample_table(self, world: Any):
+        frames = world.only_key_frames().frames
+        shuffled = {frame.token: [] for frame in reversed(frames)}
+        ordered = in_order_of_tables(world.nusc, [world.only_key_frames()], shuffled)
+        assert list(ordered) == [frame.token for frame in frames]

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import math
+import subprocess
+import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -24,7 +27,7 @@ from qdbev_deploy.evaluate.draw_camera import (
     draw_boxes,
     view_planes,
 )
-from qdbev_deploy.evaluate.pictures import Layout, describe, draw_frame
+from qdbev_deploy.evaluate.pictures import MAX_WIDTH, Layout, describe, draw_frame
 from qdbev_deploy.evaluate.video import write_png, write_video
 from qdbev_deploy.streaming import EgoState
 
@@ -289,6 +292,15 @@ def test_a_tiny_width_is_refused(frame: Frame):
         draw_frame(frame, describe(frame, frame, truth=False, predictions=False), width=100)
 
 
+def test_a_huge_width_is_refused(frame: Frame):
+    with pytest.raises(QdbevError, match=r"width of 100000 pixels.*8000 or less"):
+        draw_frame(frame, describe(frame, frame, truth=False, predictions=False), width=100_000)
+
+
+def test_the_widest_page_is_no_larger_than_a_codec_takes():
+    assert max(Layout.of(MAX_WIDTH).width, Layout.of(MAX_WIDTH).height) < 8192
+
+
 class TestFiles:
     PICTURES = tuple(np.full((64, 96, 3), value, np.uint8) for value in (20, 120, 220))
 
@@ -347,4 +359,55 @@ class TestFiles:
 
         with pytest.raises(KeyboardInterrupt):
             write_video(tmp_path / name, pictures(), fps=12)
+        assert list(tmp_path.iterdir()) == []
+
+    def test_equal_pictures_in_a_row_are_no_damage(self, tmp_path: Path):
+        from PIL import Image
+
+        for name in ("a.gif", "a.mp4"):
+            write_video(tmp_path / name, self.PICTURES[:1] * 3 + self.PICTURES[1:], fps=12)
+        with Image.open(tmp_path / "a.gif") as gif:
+            assert gif.n_frames == 3
+        write_video(tmp_path / "one.gif", self.PICTURES[:1], fps=12)
+
+    @pytest.mark.parametrize("kept", [0, 5, 0.5])
+    def test_a_gif_that_came_out_damaged_is_no_file(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kept: float):
+        from PIL import Image
+
+        save = Image.Image.save
+
+        def lossy(image: Any, path: Path, **options: Any) -> None:
+            save(image, path, **options)
+            content = path.read_bytes()
+            path.write_bytes(content[: kept if isinstance(kept, int) else int(len(content) * kept)])
+
+        monkeypatch.setattr(Image.Image, "save", lossy)
+        with pytest.raises(QdbevError, match="of 240 milliseconds can be read"):
+            write_video(tmp_path / "a.gif", self.PICTURES, fps=12)
+        assert list(tmp_path.iterdir()) == []
+
+    @pytest.mark.parametrize("name", ["a.gif", "a.mp4", "a.png"])
+    @pytest.mark.parametrize("limit", [100, 60_000])
+    def test_where_the_disk_is_full_there_is_an_error_and_no_file(self, tmp_path: Path, name: str, limit: int):
+        """A limit on the size of files stands in for the disk."""
+        code = f"""
+import resource
+from pathlib import Path
+import numpy as np
+from qdbev_deploy.errors import QdbevError
+from qdbev_deploy.evaluate.video import write_png, write_video
+dice = np.random.default_rng(0)
+pictures = [dice.integers(0, 255, (240, 320, 3)).astype(np.uint8) for _ in range(20)]
+resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}))
+path = Path({str(tmp_path / name)!r})
+try:
+    write_png(path, pictures[0]) if path.suffix == ".png" else write_video(path, pictures, fps=12)
+except (QdbevError, OSError) as error:
+    print(type(error).__name__, int(getattr(error, "exit_code", 0)), error)
+"""
+        said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+        if name == "a.mp4":  # Pillow says it itself
+            assert said.stdout.startswith("QdbevError 4 the video came out damaged: 0 of 20 pictures")
+        else:
+            assert said.stdout.startswith("OSError")
         assert list(tmp_path.iterdir()) == []

@@ -50,6 +50,7 @@ def test_a_right_file_is_read_as_it_is(file: Callable[[Any], Path]):
         (box(rotation=3.0), "has a float in rotation"),
         (box(rotation=[1, 0, 0, "0"]), "rotation"),
         (box(rotation=[0.0, 0, 0, 0]), "unit quaternion"),
+        (box(rotation=[1e-200, 0, 0, 0]), r"rotation \[1e-200, 0, 0, 0\].*unit quaternion"),
         (box(size=[2.0, 0.0, 1.5]), "above zero"),
         (box(detection_score=float("nan")), "detection_score nan"),
         (box(detection_score=10**400), "detection_score 1000"),
@@ -86,6 +87,7 @@ def test_a_wrong_box_is_named_with_its_sample_and_its_fault(file: Callable[[Any]
         ("not json", "is not JSON"),
         ('{"meta": {}, "results": {"a": [], "b": [], "a": []}}', "'a' stands twice"),
         ("[" * 100_000, "nested too deeply"),
+        ('{"meta": {}, "results": {"a": [' + "9" * 5000 + "]}}", "holds a number that cannot be read.*4300"),
     ],
 )
 def test_a_wrong_file_is_named(file: Callable[[Any], Path], document: Any, said: str):
@@ -93,6 +95,11 @@ def test_a_wrong_file_is_named(file: Callable[[Any], Path], document: Any, said:
         read_results(file(document))
     assert "results.json" in caught.value.found
     assert caught.value.exit_code == ExitCode.BAD_INPUT
+
+
+def test_quaternions_that_the_evaluator_normalises_are_allowed(file: Callable[[Any], Path]):
+    results = {"a": [box(rotation=[0.7, 0, 0, 0.7]), box(rotation=[0.001, 0, 0, 0])]}
+    assert read_results(file({"meta": {}, "results": results})) == results
 
 
 def test_500_boxes_are_allowed(file: Callable[[Any], Path]):

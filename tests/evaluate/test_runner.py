@@ -110,6 +110,13 @@ def test_what_is_no_model(tmp_path: Path):
     with pytest.raises(QdbevError, match="there is no") as caught:
         open_model(tmp_path / "none.pth")
     assert caught.value.exit_code == ExitCode.BAD_INPUT
+    text = tmp_path / "results.txt"
+    text.write_text('\n {"meta": {}, "results": {}}')
+    with pytest.raises(
+        QdbevError, match=r"results\.txt holds JSON text.*ends with \.json.*mv .*results\.json"
+    ) as caught:
+        open_model(text)
+    assert caught.value.exit_code == ExitCode.BAD_INPUT
     bundle = tmp_path / "student.qdbev"
     bundle.mkdir()
     with pytest.raises(QdbevError, match=r"student\.qdbev is a folder.*no engine") as caught:

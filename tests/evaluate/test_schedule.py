@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -57,7 +58,7 @@ def test_output_of_a_scene_never_comes_when_it_is_shorter_than_the_latency():
     assert schedule.dropped == (1, 2, 3, 4, 5, 6, 7)  # 8 still waits
 
 
-@pytest.mark.parametrize("latency", [(-1.0,), (float("nan"),), (float("inf"),), ()])
+@pytest.mark.parametrize("latency", [(-1.0,), (float("nan"),), (float("inf"),), (1e307,), ()])
 def test_a_latency_that_is_none_is_refused(latency: tuple[float, ...]):
     with pytest.raises(QdbevError, match="latency"):
         Latency(latency, "test")
@@ -67,6 +68,28 @@ def test_latencies_come_from_a_benchmark(tmp_path: Path):
     bench = tmp_path / "bench.json"
     bench.write_text(json.dumps({"latency_ms": {"p50": 3.0, "samples": [3.0, 4.5]}}))
     assert Latency.from_bench(bench) == Latency((3.0, 4.5), "2 samples of bench.json")
+
+
+@pytest.mark.parametrize(
+    ("samples", "said"),
+    [
+        ("[10, NaN]", r"samples\[1\] is NaN"),
+        ("[10, 20, -0.5]", r"samples\[2\] is -0\.5"),
+        ("[Infinity]", r"samples\[0\] is Infinity"),
+        ('[1, "3"]', r"samples\[1\] is \"3\""),
+        ("[1, true]", r"samples\[1\] is true"),
+        ("[1, " + "9" * 400 + "]", r"samples\[1\] is 9{40}\.\.\.$"),
+        ("[" + "9" * 5000 + "]", "cannot be read as JSON"),
+    ],
+)
+def test_a_sample_that_is_no_latency_is_named_with_its_index(tmp_path: Path, samples: str, said: str):
+    bench = tmp_path / "bench.json"
+    bench.write_text(f'{{"latency_ms": {{"samples": {samples}}}}}')
+    with pytest.raises(QdbevError) as caught:
+        Latency.from_bench(bench)
+    assert re.search(said, caught.value.found)
+    assert "bench.json" in caught.value.found
+    assert "qdbev-deploy bench" not in caught.value.next_step, "there is no such command yet"
 
 
 @pytest.mark.parametrize(

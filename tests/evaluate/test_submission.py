@@ -171,10 +171,10 @@ def test_the_devkit_reads_what_is_written(tmp_path: Path):
     assert not meta["use_lidar"]
 
 
-def test_a_nan_is_not_written(tmp_path: Path):
-    path = tmp_path / "results.json"
-    boxes = some_boxes(1)
-    boxes.center[0, 0] = np.nan
-    with pytest.raises(ValueError, match="JSON"):
-        write_submission(path, {"token": boxes_to_records(boxes, frame_at(LIDAR2EGO, LEVEL_EGO))})
-    assert list(tmp_path.iterdir()) == []
+@pytest.mark.parametrize("field", ["center", "size", "yaw", "velocity", "score"])
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_boxes_that_are_not_finite_are_refused_with_their_frame(field: str, value: float):
+    boxes = some_boxes(3)
+    getattr(boxes, field)[1:] = value
+    with np.errstate(invalid="ignore"), pytest.raises(QdbevError, match=r"2 of 3 boxes of the frame token .*NaN"):
+        boxes_to_records(boxes, frame_at(LIDAR2EGO, LEVEL_EGO))

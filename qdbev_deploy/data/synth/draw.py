@@ -21,7 +21,18 @@ from qdbev_deploy.data.synth.view import NEAR_M, View, clip_near, cross, fixed, 
 from qdbev_deploy.data.synth.world import World
 
 Array = npt.NDArray[np.float64]
+Corner = npt.NDArray[np.int64]  # x, y
 Image = npt.NDArray[np.uint8]
+
+
+def _patch_of(polygon: Array, view: View) -> tuple[Array, Corner, Corner] | None:
+    """Pixels of a polygon in camera axes, and the part of the image it touches: first pixel, and one past the last."""
+    if len(polygon) < 3:
+        return None
+    pixels = project(polygon, view)
+    low = np.clip(np.floor(pixels.min(axis=0)), 0, (WIDTH, HEIGHT)).astype(np.int64)
+    high = np.clip(np.ceil(pixels.max(axis=0)) + 1, 0, (WIDTH, HEIGHT)).astype(np.int64)
+    return None if (high - low).min() < 1 else (pixels, low, high)
 
 
 def draw_shadow(image: Image, thing: Thing, view: View, world: World) -> None:
@@ -31,13 +42,10 @@ def draw_shadow(image: Image, thing: Thing, view: View, world: World) -> None:
     x, y = length / 2 + 0.1, width / 2 + 0.15
     footprint = np.array([(-x, -y, 0.0), (x, -y, 0), (x, y, 0), (-x, y, 0)])
     polygon = clip_near(to_camera(footprint @ thing.object2global[:3, :3].T + thing.object2global[:3, 3], view))
-    if len(polygon) < 3:
+    patch = _patch_of(polygon, view)
+    if patch is None:
         return
-    pixels = project(polygon, view)
-    low = np.clip(np.floor(pixels.min(axis=0)), 0, (WIDTH, HEIGHT)).astype(int)
-    high = np.clip(np.ceil(pixels.max(axis=0)) + 1, 0, (WIDTH, HEIGHT)).astype(int)
-    if (high - low).min() < 1:
-        return
+    pixels, low, high = patch
     area = image[low[1] : high[1], low[0] : high[0]]
     mask = np.zeros(area.shape[:2], dtype=np.uint8)
     cv2.fillConvexPoly(mask, fixed(pixels - low), (255,), cv2.LINE_8, 3)
@@ -131,13 +139,10 @@ def _draw_face(
     image: Image, block: Block, face: str, quad: Array, normal: Array, view: View, shade: _Shade, across: Array
 ) -> None:
     polygon = quad if quad[:, 2].min() >= NEAR_M else clip_near(quad)
-    if len(polygon) < 3:
+    patch = _patch_of(polygon, view)
+    if patch is None:
         return
-    pixels = project(polygon, view)
-    low = np.clip(np.floor(pixels.min(axis=0)), 0, (WIDTH, HEIGHT)).astype(int)
-    high = np.clip(np.ceil(pixels.max(axis=0)) + 1, 0, (WIDTH, HEIGHT)).astype(int)
-    if (high - low).min() < 1:
-        return
+    pixels, low, high = patch
     facing_sun = float(normal @ view.sun)
     # What looks down or level gets less of the sky's light than what looks up.
     up = float(normal @ (view.global2cam[:3, :3] @ np.array([0.0, 0.0, 1.0])))

@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from qdbev_deploy.data.synth.rig import HEIGHT, WIDTH
-from qdbev_deploy.data.synth.things import Thing, box_corners
+from qdbev_deploy.data.synth.things import Thing, thing_corners
 from qdbev_deploy.data.synth.view import NEAR_M, View, fixed, project, to_camera
 
 Array = npt.NDArray[np.float64]
@@ -21,7 +21,7 @@ def seen(things: list[Thing], view: View) -> list[Thing]:
     for thing in things:
         if np.hypot(*(thing.object2global[:2, 3] - view.position[:2])) > thing.far_m:
             continue
-        points = to_camera(box_corners(thing), view)
+        points = to_camera(thing_corners(thing), view)
         if points[:, 2].max() <= NEAR_M:
             continue
         # Outside if all corners lie beyond one side of the view: exact also for corners behind the camera.
@@ -72,7 +72,7 @@ def sorted_by_cover(first: npt.NDArray[np.bool_], distance: Array) -> list[int]:
 
 def _outline(thing: Thing, view: View) -> Array:
     """The convex outline of the object's box in pixels."""
-    corners = to_camera(box_corners(thing), view)
+    corners = to_camera(thing_corners(thing), view)
     front = corners[:, 2] >= NEAR_M
     points = list(corners[front])
     for a, b in _EDGES:

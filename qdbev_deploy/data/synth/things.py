@@ -56,7 +56,8 @@ def things_at(world: World, time_s: float) -> list[Thing]:
     return things
 
 
-def box_corners(thing: Thing) -> Array:
+def thing_corners(thing: Thing) -> Array:
+    """The eight corners [8, 3], global, of the box that holds the model: a tree's crown is wider than its size."""
     width, length, height = thing.size
     x, y, z = length / 2, width / 2, height
     if thing.model.balls:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import re
 import signal
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -26,11 +28,13 @@ from qdbev_deploy.data.synth.records import LIDAR, Clerk, SceneFacts, Shot, can_
 from qdbev_deploy.data.synth.scene import find_attempt
 from qdbev_deploy.data.synth.things import ego_pose, things_at
 from qdbev_deploy.data.synth.world import World, make_world
-from qdbev_deploy.data.tables import versions_in
+from qdbev_deploy.data.tables import SYNTH_VERSIONS, TABLES
 from qdbev_deploy.errors import ExitCode, QdbevError
 from qdbev_deploy.files import atomic_output
 
 JPEG_QUALITY = 50
+MARKER = "synth.json"  # at the root of what this module wrote: how, and that it may be overwritten
+_TOOL = "qdbev-deploy data synth"
 _SHOTS_PER_TASK = 2
 _SWEEP_COLUMN_STEP = 6  # between key frames the LiDAR's files are thinner still: nothing is counted on them
 
@@ -68,21 +72,21 @@ def scene_names(version: str, count: int) -> tuple[tuple[str, ...], tuple[bool, 
     """Names from the official splits, and which of them belong to validation: one in five, the second one first."""
     from nuscenes.utils.splits import create_splits_scenes
 
-    splits = create_splits_scenes()
-    endings = {"mini": ("mini_train", "mini_val"), "trainval": ("train", "val")}
-    ending = next((ending for ending in endings if version.endswith(ending)), None)
-    if ending is None:
+    if version not in SYNTH_VERSIONS:
         raise QdbevError(
             f"version '{version}'",
-            "a name ending in 'mini' or 'trainval', as the devkit's splits want",
-            "pass --version v1.0-mini",
+            f"{' or '.join(SYNTH_VERSIONS)}: the scenes take their names from its splits",
+            f"pass --version {SYNTH_VERSIONS[0]}",
         )
-    train, val = (list(splits[name]) for name in endings[ending])
+    splits = create_splits_scenes()
+    mini = version == "v1.0-mini"
+    train, val = (list(splits[name]) for name in (("mini_train", "mini_val") if mini else ("train", "val")))
     if not 1 <= count <= len(train) + len(val):
+        fewer = "pass fewer --scenes" + (", or --version v1.0-trainval" if mini else "")
         raise QdbevError(
             f"{count} scenes of {version}",
             f"1 to {len(train) + len(val)}, the names its official splits have",
-            "pass fewer --scenes" + (", or --version v1.0-trainval" if ending == "mini" else ""),
+            "pass --scenes 1 or more" if count < 1 else fewer,
         )
     order: list[tuple[str, bool]] = []
     while len(order) < count:
@@ -112,23 +116,55 @@ def synthesise(
     """
     if not 2 <= frames <= 80:
         raise QdbevError(f"{frames} key frames a scene", "2 to 80 (a second to 40 seconds)", "pass another --frames")
+    if seed < 0:
+        raise QdbevError(f"seed {seed}", "a whole number, 0 or more", "pass another --seed")
+    if workers is not None and workers < 1:
+        raise QdbevError(f"{workers} processes that draw", "1 or more", "pass --workers 1, or leave it out")
     names, is_val = scene_names(version, scenes)
     plan = Plan(version, seed, frames, names, tuple(sweeps == "all" or (sweeps == "val" and val) for val in is_val))
     count = workers or len(os.sched_getaffinity(0))
     if overwrite:
         _refuse_foreign(Path(out))
     with atomic_output(out, overwrite=overwrite) as root:
-        return _write(plan, root, Path(out), can_bus, count, progress)
+        summary = _write(plan, root, Path(out), can_bus, count, progress)
+        if overwrite:
+            _refuse_foreign(Path(out))  # again: drawing took its time, and somebody may have put something there
+        return summary
+
+
+# Every file that a data set of this module consists of. What is not among them is somebody else's.
+_OWN_FILES = re.compile(
+    rf"{re.escape(MARKER)}"
+    rf"|(samples|sweeps)/({'|'.join((*CAMERAS, LIDAR))})/synth-\d+-\d+__\w+__\d+\.(jpg|pcd\.bin)"
+    rf"|maps/[0-9a-f]{{32}}\.png"
+    rf"|can_bus/scene-\d+_pose\.json"
+    rf"|({'|'.join(map(re.escape, SYNTH_VERSIONS))})/({'|'.join(TABLES)})\.json"
+)
+_OWN_FOLDERS = re.compile(rf"(samples|sweeps)(/({'|'.join((*CAMERAS, LIDAR))}))?|maps|can_bus|v1\.0-\w+")
 
 
 def _refuse_foreign(out: Path) -> None:
-    """Overwriting deletes the whole folder, so it must be one that a data set lives in."""
-    if out.exists() and not (out.is_dir() and (versions_in(out) or not any(out.iterdir()))):
+    """Overwriting deletes the whole folder, so nothing may be in it that was not written here."""
+    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+        return
+    try:
+        found = json.loads((out / MARKER).read_text(encoding="utf-8"))["tool"]
+    except (OSError, ValueError, LookupError, TypeError):
+        found = None
+    if found != _TOOL:
         raise QdbevError(
-            f"{out} exists and is no nuScenes data root",
-            "a data set, an empty folder or nothing at the place that is overwritten",
+            f"{out} exists and was not written by {_TOOL}: it has no {MARKER} that says so",
+            "a synthetic data set, an empty folder or nothing at the place that is overwritten",
             "choose another --out, or remove it yourself",
         )
+    for path in sorted(out.rglob("*")):
+        pattern = _OWN_FOLDERS if path.is_dir() and not path.is_symlink() else _OWN_FILES
+        if not pattern.fullmatch(path.relative_to(out).as_posix()):
+            raise QdbevError(
+                f"{path} is no part of the synthetic data set in {out}",
+                "nothing else in a folder that is overwritten, since all of it is deleted",
+                "move it elsewhere, or choose another --out",
+            )
 
 
 def _write(plan: Plan, root: Path, final: Path, can_bus: bool, workers: int, progress: Progress | None) -> Summary:
@@ -167,6 +203,9 @@ def _write(plan: Plan, root: Path, final: Path, can_bus: bool, workers: int, pro
             _dump(root / "can_bus" / f"{name}_pose.json", messages)
     for table, records in clerk.tables.items():
         _dump(root / plan.version / f"{table}.json", records)
+    how = {"tool": _TOOL, "version": plan.version, "seed": plan.seed, "scenes": plan.names,
+           "key_frames": plan.key_frames, "scenes_with_sweeps": sum(plan.sweeps), "can_bus": can_bus}  # fmt: skip
+    _dump(root / MARKER, how)
     size = sum(path.stat().st_size for path in root.rglob("*") if path.is_file())
     return Summary(
         final, plan.version, plan.names, plan.key_frames, total, len(clerk.tables["sample_annotation"]), size
@@ -248,7 +287,16 @@ def _run(
 def _start_worker() -> None:
     # Ctrl-C reaches the whole group; the parent alone decides what becomes of the work.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     cv2.setNumThreads(1)
+
+
+def _end_with_parent() -> None:
+    """A parent that was killed hands out no more work, and nobody else would ever end this process."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 @lru_cache(maxsize=2)
