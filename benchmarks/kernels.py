@@ -3,24 +3,35 @@
     python benchmarks/kernels.py [--variant base ...] [--dtype int8 ...] [--quick]
     python benchmarks/kernels.py --check-only        no GPU: runs every path on the CPU and compares the results
 
-For each op, variant and value type: median time with a warm and with a flushed L2 cache, the bytes that must move, the
-bytes that the samples gather, and the share of this GPU's own copy bandwidth that this is. For SpatialCrossAttn, in the
-same run and on the same inputs, two other ways to the same numbers:
+For each op, variant and value type: the bytes that must move, the bytes and operations of the samples, and the median
+time with a warm and with a flushed L2 cache, as shares of two speeds measured in the same run: a large copy, and random
+reads of 64 bytes from as much memory as the op's value has, which is what the op can hope for. Reads of neighbouring
+queries meet in the caches, so the second share may exceed one.
 
-  peer     six cameras x all queries: projection, offsets per camera, softmax, mask and mean as separate operations
-           around a generic deformable-attention kernel. That kernel is ours too (MSDeformAttn), so the comparison is
-           about what is moved and launched, not about whose inner loop is better.
+For SpatialCrossAttn, in the same run and on the same inputs, two other ways to the same numbers:
+
+  peer     six cameras x all queries through a generic deformable-attention kernel. That kernel is ours too
+           (MSDeformAttn), so the comparison is about what is moved and launched, not about whose inner loop is better.
+           peer_kernel_us is the kernel alone; peer_prepare_us is the least that must surround it: the projection, one
+           pass that writes the offsets of all cameras, one that copies the logits to them, and the masked mean.
   sample   torch's grid_sample, level by level, on all cameras and queries.
+
+All ways are timed alike, as replays of a CUDA graph, so that no launch from Python is in any number: warm is one of ten
+in a graph, cold a graph of one after the cache was flushed, with the GPU kept busy until the graph is queued. Values of
+the other ways are FP16 (FP32 for float32) and were converted before, untimed; so were constants of the geometry.
 """
 
 from __future__ import annotations
 
 import argparse
+import ctypes
 import statistics
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -29,6 +40,7 @@ import torch
 from torch.nn import functional as F
 
 from qdbev_deploy.contract import VARIANTS, VariantSpec
+from qdbev_deploy.machine import nvcc
 from qdbev_deploy.plugins import DeviceTensor, PluginLibrary
 
 TORCH = {"float32": torch.float32, "float16": torch.float16}
@@ -52,6 +64,11 @@ class Case:
     def compulsory_bytes(self) -> int:
         """Each input read once, the output written once (FP16)."""
         return sum(t.numel() * t.element_size() for t in self.inputs) + 2 * int(np.prod(self.shape))
+
+    @property
+    def operations(self) -> int:
+        """One multiplication and one addition for each number gathered; the rest is small beside them."""
+        return 2 * self.gathered_bytes // self.inputs[0].element_size()
 
 
 def values(shape: Sequence[int], dtype: str, device: str) -> torch.Tensor:
@@ -129,8 +146,9 @@ def spatial(spec: VariantSpec, dtype: str, device: str) -> Case:
         },
         (cells, spec.embed_dim),
     )  # fmt: skip
-    where, seen = project(case, spec)
-    sizes = torch.tensor([[w, h] for h, w in shapes], device=device)
+    geometry = Geometry(spec, device)
+    where, seen = geometry.project(case.inputs[1])
+    sizes = geometry.sizes
     for camera in range(CAMERAS):
         hit = seen[camera].nonzero().flatten()
         anchor = torch.arange(points, device=device) % spec.pillar_points
@@ -215,78 +233,119 @@ MAKERS: tuple[Callable[[VariantSpec, str, str], Case | None], ...] = (spatial, t
 # The other ways to SpatialCrossAttn
 
 
-def project(case: Case, spec: VariantSpec) -> tuple[torch.Tensor, torch.Tensor]:
-    """Where each anchor appears [N, Q, Z, 2], and which camera sees which query [N, Q]."""
-    lidar2img = case.inputs[1]
-    low, high = torch.tensor(spec.pc_range, device=lidar2img.device).reshape(2, 3)
-    ground = cell_centres(spec.bev_hw, str(lidar2img.device)) * (high[:2] - low[:2]) + low[:2]
-    z = torch.tensor(spec.pillar_heights, device=lidar2img.device)
-    points = torch.cat(
-        [ground[:, None].expand(-1, len(z), 2), z[None, :, None].expand(len(ground), -1, 1),
-         torch.ones((len(ground), len(z), 1), device=lidar2img.device)], -1
-    )  # fmt: skip
-    camera = (lidar2img[:, None, None] * points[None, :, :, None]).sum(-1)  # [N, Q, Z, 4]
-    depth = camera[..., 2:3]
-    uv = camera[..., :2] / depth.clamp(min=1e-5) / torch.tensor(spec.image_hw[::-1], device=lidar2img.device)
-    visible = (depth[..., 0] > 1e-5) & (uv > 0).all(-1) & (uv < 1).all(-1)
-    return uv.clamp(-2, 3), visible.any(-1)
+class Geometry:
+    """What does not change from frame to frame: made once, untimed."""
+
+    def __init__(self, spec: VariantSpec, device: str) -> None:
+        low, high = torch.tensor(spec.pc_range, device=device).reshape(2, 3)
+        ground = cell_centres(spec.bev_hw, device) * (high[:2] - low[:2]) + low[:2]
+        z = torch.tensor(spec.pillar_heights, device=device)
+        cells, anchors = len(ground), len(z)
+        self.anchors = anchors
+        self.points = torch.cat(
+            [ground[:, None].expand(-1, anchors, 2), z[None, :, None].expand(cells, -1, 1),
+             torch.ones((cells, anchors, 1), device=device)], -1
+        ).reshape(-1, 4)  # fmt: skip
+        self.image_wh = torch.tensor(spec.image_hw[::-1], device=device, dtype=torch.float32)
+        self.sizes = torch.tensor([[w, h] for h, w in spec.feature_hws], device=device, dtype=torch.float32)
+
+    def project(self, lidar2img: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Where each anchor appears [N, Q, Z, 2], and which camera sees which query [N, Q]."""
+        camera = (self.points @ lidar2img.transpose(1, 2)).unflatten(1, (-1, self.anchors))  # [N, Q, Z, 4]
+        depth = camera[..., 2:3]
+        uv = camera[..., :2] / depth.clamp(min=1e-5) / self.image_wh
+        visible = (depth[..., 0] > 1e-5) & (uv > 0).all(-1) & (uv < 1).all(-1)
+        return uv.clamp(-2, 3), visible.any(-1)
 
 
-def locations_of(case: Case, spec: VariantSpec) -> tuple[torch.Tensor, torch.Tensor]:
-    """Sampling locations [N, Q, H, L, P, 2] of all cameras and queries, and the mask [N, Q]."""
-    where, seen = project(case, spec)
-    anchor = torch.arange(spec.spatial_points, device=where.device) % spec.pillar_points
-    sizes = torch.tensor([[w, h] for h, w in spec.feature_hws], device=where.device)
-    offsets = case.inputs[2].float() / sizes[:, None]
-    return where[:, :, None, None, anchor] + offsets[None], seen
+def mean_over_cameras(per_camera: torch.Tensor, seen: torch.Tensor) -> torch.Tensor:
+    return (per_camera * seen[..., None]).sum(0) / seen.sum(0).clamp(min=1)[:, None]
 
 
-def mean_over_cameras(per_camera: torch.Tensor, seen: torch.Tensor, dtype: str) -> torch.Tensor:
-    total = (per_camera * seen[..., None]).sum(0) / seen.sum(0).clamp(min=1)[:, None]
-    return total * SCALE if dtype == "int8" else total
+class OtherWay:
+    """A way to SpatialCrossAttn other than its kernel; calling it gives the output."""
+
+    def __init__(self, case: Case, spec: VariantSpec, float_type: torch.dtype) -> None:
+        self.case, self.spec, self.float_type = case, spec, float_type
+        self.geometry = Geometry(spec, str(case.inputs[0].device))
+        scale = SCALE if case.dtype == "int8" else 1.0
+        self.value = (case.inputs[0].float() * scale).to(float_type)
 
 
-def peer_way(case: Case, spec: VariantSpec, run: Callable[[Case, torch.Tensor], None]) -> torch.Tensor:
-    """FP16 (FP32 for float32) through the generic kernel, on all cameras and queries."""
-    float_type = torch.float32 if case.dtype == "float32" else torch.float16
-    value = case.inputs[0].to(float_type)
-    location, seen = locations_of(case, spec)
-    weights = case.inputs[3].softmax(-1)
-    cells = spec.bev_cells
-    sizes = torch.tensor([[w, h] for h, w in spec.feature_hws], device=value.device)
-    generic = Case(
-        "MSDeformAttn", spec.name, "float32" if float_type is torch.float32 else "float16",
-        [
-            value,
-            torch.full((CAMERAS, cells, 2), 0.5, device=value.device),
-            ((location - 0.5) * sizes[:, None]).to(float_type),
-            # The generic kernel takes a softmax itself; of logarithms of weights it returns the weights.
-            weights.log()[None].expand(CAMERAS, -1, -1, -1).to(float_type).contiguous(),
-        ],
-        {"spatial_shapes": case.attributes["spatial_shapes"]},
-        (CAMERAS, cells, spec.embed_dim),
-    )  # fmt: skip
-    out = torch.empty(generic.shape, dtype=float_type, device=value.device)
-    run(generic, out)
-    return mean_over_cameras(out, seen, case.dtype)
+class PeerWay(OtherWay):
+    """Through the generic kernel, on all cameras and queries, in three steps."""
+
+    def __init__(self, case: Case, spec: VariantSpec, run: Callable[[Case, torch.Tensor], None]) -> None:
+        super().__init__(case, spec, torch.float32 if case.dtype == "float32" else torch.float16)
+        self.run = run
+        device = self.value.device
+        self.middle = torch.full((CAMERAS, spec.bev_cells, 2), 0.5, device=device)
+        self.offsets = torch.empty((CAMERAS, *case.inputs[2].shape), dtype=self.float_type, device=device)
+        self.out = torch.empty((CAMERAS, spec.bev_cells, spec.embed_dim), dtype=self.float_type, device=device)
+        self.prepare()
+
+    def prepare(self) -> None:
+        where, self.seen = self.geometry.project(self.case.inputs[1])
+        # Pixels from the middle of each level: (where - 0.5) * size + offset; point p belongs to anchor p % Z.
+        folded = (-1, self.geometry.anchors)
+        torch.addcmul(
+            self.case.inputs[2].unflatten(3, folded)[None],
+            (where - 0.5)[:, :, None, None, None],
+            self.geometry.sizes[:, None, None],
+            out=self.offsets.unflatten(4, folded),
+        )
+        logits = self.case.inputs[3].to(self.float_type)[None].expand(CAMERAS, -1, -1, -1).contiguous()
+        self.generic = Case(
+            "MSDeformAttn", self.spec.name, "float32" if self.float_type is torch.float32 else "float16",
+            [self.value, self.middle, self.offsets, logits],
+            {"spatial_shapes": self.case.attributes["spatial_shapes"]},
+            tuple(self.out.shape),
+        )  # fmt: skip
+
+    def kernel(self) -> None:
+        self.run(self.generic, self.out)
+
+    def finish(self) -> torch.Tensor:
+        return mean_over_cameras(self.out, self.seen)
+
+    def around(self) -> torch.Tensor:
+        """All but the kernel."""
+        self.prepare()
+        return self.finish()
+
+    def __call__(self) -> torch.Tensor:
+        self.prepare()
+        self.kernel()
+        return self.finish()
 
 
-def sample_way(case: Case, spec: VariantSpec) -> torch.Tensor:
-    float_type = torch.float32 if case.dtype == "float32" or case.inputs[0].device.type == "cpu" else torch.float16
-    value = case.inputs[0].to(float_type)
-    location, seen = locations_of(case, spec)
-    heads, cells = spec.heads, spec.bev_cells
-    weights = case.inputs[3].softmax(-1).reshape(cells, heads, len(spec.feature_hws), -1).to(float_type)
-    total = torch.zeros((CAMERAS, heads, spec.head_dim, cells), dtype=float_type, device=value.device)
-    start = 0
-    for level, (height, width) in enumerate(spec.feature_hws):
-        plane = value[:, start : start + height * width].permute(0, 2, 3, 1)
-        plane = plane.reshape(CAMERAS * heads, spec.head_dim, height, width)
-        start += height * width
-        grid = (2 * location[:, :, :, level] - 1).transpose(1, 2).reshape(CAMERAS * heads, cells, -1, 2).to(float_type)
-        samples = F.grid_sample(plane, grid, align_corners=False).reshape(CAMERAS, heads, spec.head_dim, cells, -1)
-        total += (samples * weights[:, :, level].transpose(0, 1)[None, :, None]).sum(-1)
-    return mean_over_cameras(total.permute(0, 3, 1, 2).flatten(2), seen, case.dtype)
+class SampleWay(OtherWay):
+    """torch's grid_sample, level by level."""
+
+    def __init__(self, case: Case, spec: VariantSpec) -> None:
+        on_cpu = case.inputs[0].device.type == "cpu"
+        super().__init__(case, spec, torch.float32 if case.dtype == "float32" or on_cpu else torch.float16)
+        # Head by head, level by level as images: a layout that this way may choose for itself.
+        self.planes = []
+        start = 0
+        for height, width in spec.feature_hws:
+            plane = self.value[:, start : start + height * width].permute(0, 2, 3, 1)
+            self.planes.append(plane.reshape(CAMERAS * spec.heads, spec.head_dim, height, width).contiguous())
+            start += height * width
+
+    def __call__(self) -> torch.Tensor:
+        spec, levels = self.spec, len(self.planes)
+        heads, cells, folded = spec.heads, spec.bev_cells, (-1, self.geometry.anchors)
+        where, seen = self.geometry.project(self.case.inputs[1])
+        offsets = self.case.inputs[2].unflatten(3, folded)
+        weights = self.case.inputs[3].softmax(-1).reshape(cells, heads, levels, -1).to(self.float_type)
+        total = torch.zeros((CAMERAS, heads, spec.head_dim, cells), dtype=self.float_type, device=self.value.device)
+        for level, plane in enumerate(self.planes):
+            location = where[:, :, None, None] + offsets[None, :, :, level] / self.geometry.sizes[level]
+            grid = (2 * location - 1).transpose(1, 2).reshape(CAMERAS * heads, cells, -1, 2).to(self.float_type)
+            samples = F.grid_sample(plane, grid, align_corners=False).reshape(CAMERAS, heads, spec.head_dim, cells, -1)
+            total += (samples * weights[:, :, level].transpose(0, 1)[None, :, None]).sum(-1)
+        return mean_over_cameras(total.permute(0, 3, 1, 2).flatten(2), seen)
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -311,9 +370,12 @@ class Runner:
         self.library.launch(case.op, tensors, case.attributes, where, stream=stream)
 
 
-def graph_ms(action: Callable[[], Any], *, runs: int, launches: int) -> float:
-    """Median time of `action` from a CUDA graph of `launches` of them: no launch gaps, warm L2."""
+LAUNCHES = 10  # in a graph that is timed with a warm cache
+
+
+def captured(action: Callable[[], Any], launches: int) -> torch.cuda.CUDAGraph:
     side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):
         for _ in range(3):
             action()
@@ -322,29 +384,110 @@ def graph_ms(action: Callable[[], Any], *, runs: int, launches: int) -> float:
     with torch.cuda.graph(graph):
         for _ in range(launches):
             action()
-    return event_ms(graph.replay, runs=runs) / launches
+    return graph
 
 
-def event_ms(action: Callable[[], Any], *, runs: int, before: Callable[[], Any] | None = None) -> float:
-    """Median time between two events around `action`; `before` runs each time, untimed."""
+def replay_ms(graph: torch.cuda.CUDAGraph, *, runs: int, before: Callable[[], Any] | None = None) -> float:
+    """Median time of a replay; `before` runs each time, untimed."""
     times = []
     for _ in range(runs + 3):
         if before is not None:
             before()
+        # The GPU waits (about a tenth of a millisecond) until all that follows is queued.
+        torch.cuda._sleep(200_000)
         start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
         start.record()
-        action()
+        graph.replay()
         end.record()
         end.synchronize()
         times.append(start.elapsed_time(end))
     return statistics.median(times[3:])
 
 
+def warm_ms(action: Callable[[], Any], runs: int) -> float:
+    return replay_ms(captured(action, LAUNCHES), runs=runs) / LAUNCHES
+
+
+def cold_ms(action: Callable[[], Any], runs: int) -> float:
+    flush = torch.empty(3 * torch.cuda.get_device_properties(0).L2_cache_size, dtype=torch.int8, device="cuda")
+    return replay_ms(captured(action, 1), runs=runs, before=flush.zero_)
+
+
 def copy_bandwidth() -> float:
     """Bytes read plus bytes written a second by a large copy on this GPU."""
     source = torch.empty(1 << 30, dtype=torch.int8, device="cuda")
     target = torch.empty_like(source)
-    return 2 * source.numel() / (event_ms(lambda: target.copy_(source), runs=20) * 1e-3)
+    return 2 * source.numel() / (warm_ms(lambda: target.copy_(source), 5) * 1e-3)
+
+
+# Four threads read one row of 64 bytes, 16 bytes each as in the kernels, eight rows in flight; rows come from a random
+# number generator in registers, so nothing but the rows is read.
+GATHER_SOURCE = r"""
+#include <cuda_runtime.h>
+
+__global__ void __launch_bounds__(128) gather(const uint4* rows, unsigned count, int loads, uint4* out)
+{
+    const unsigned thread = blockIdx.x * blockDim.x + threadIdx.x;
+    unsigned state = (thread / 4U) * 2654435761U + 12345U;
+    uint4 sum = make_uint4(0, 0, 0, 0);
+#pragma unroll 8
+    for (int i = 0; i < loads; ++i) {
+        state = state * 1664525U + 1013904223U;
+        const uint4 v = __ldg(rows + 4ULL * __umulhi(state, count) + thread % 4U);
+        sum.x ^= v.x;
+        sum.y ^= v.y;
+        sum.z ^= v.z;
+        sum.w ^= v.w;
+    }
+    out[thread] = sum;
+}
+
+extern "C" int run(const void* rows, unsigned count, int loads, void* out, int blocks, void* stream)
+{
+    gather<<<blocks, 128, 0, static_cast<cudaStream_t>(stream)>>>(
+        static_cast<const uint4*>(rows), count, loads, static_cast<uint4*>(out));
+    return cudaGetLastError();
+}
+"""
+
+
+def compile_gather(folder: Path, compiler: Path, architecture: str) -> Path:
+    (folder / "gather.cu").write_text(GATHER_SOURCE, encoding="utf-8")
+    made = folder / "libgather.so"
+    command = [str(compiler), "-O3", "-shared", "-Xcompiler=-fPIC", f"-arch=sm_{architecture}", "-o", str(made)]
+    subprocess.run([*command, str(folder / "gather.cu")], check=True)
+    return made
+
+
+class RandomGather:
+    """Bytes a second of random 64-byte reads, by how much memory they are spread over."""
+
+    LOADS = 64
+
+    def __init__(self, compiler: Path) -> None:
+        gpu = torch.cuda.get_device_properties(0)
+        with tempfile.TemporaryDirectory() as folder:  # once loaded, the file may go
+            self._run = ctypes.CDLL(str(compile_gather(Path(folder), compiler, f"{gpu.major}{gpu.minor}"))).run
+        self._blocks = 64 * gpu.multi_processor_count
+        self._known: dict[int, float] = {}
+
+    def bandwidth(self, size: int) -> float:
+        """For `size` bytes, rounded up to a power of two from a megabyte on."""
+        size = 1 << max(20, (size - 1).bit_length())
+        if size not in self._known:
+            rows = torch.zeros(size, dtype=torch.int8, device="cuda")
+            out = torch.empty(16 * 128 * self._blocks, dtype=torch.int8, device="cuda")
+
+            def action() -> None:
+                stream = ctypes.c_void_p(torch.cuda.current_stream().cuda_stream)
+                arguments = ctypes.c_void_p(rows.data_ptr()), ctypes.c_uint32(size // 64), self.LOADS
+                error = self._run(*arguments, ctypes.c_void_p(out.data_ptr()), self._blocks, stream)
+                if error != 0:
+                    raise SystemExit(f"the gather kernel did not start: CUDA error {error}")
+
+            read = 16 * 128 * self._blocks * self.LOADS
+            self._known[size] = read / (warm_ms(action, 10) * 1e-3)
+        return self._known[size]
 
 
 def driver_version() -> str:
@@ -364,7 +507,7 @@ def compare(case: Case, spec: VariantSpec, runner: Runner) -> dict[str, float]:
     ours = torch.empty(case.shape, dtype=torch.float32, device=case.inputs[0].device)
     runner(case, ours)
     errors = {}
-    for name, way in (("peer", lambda: peer_way(case, spec, runner)), ("sample", lambda: sample_way(case, spec))):
+    for name, way in (("peer", PeerWay(case, spec, runner)), ("sample", SampleWay(case, spec))):
         theirs = way().float()
         difference = (ours - theirs).abs().amax(-1) / theirs.abs().max()
         # A cell whose anchor lies on an image's border to the last bit may be seen in one way and not in the other.
@@ -374,31 +517,57 @@ def compare(case: Case, spec: VariantSpec, runner: Runner) -> dict[str, float]:
     return errors
 
 
-def measure(case: Case, spec: VariantSpec, runner: Runner, bandwidth: float, runs: int) -> dict[str, Any]:
+def others(case: Case, spec: VariantSpec, runner: Runner, runs: int) -> dict[str, float]:
+    """Warm and cold times of the other ways, in microseconds."""
+    peer = PeerWay(case, spec, runner)  # leaves the kernel's inputs prepared
+    times = {
+        "peer_kernel_us": warm_ms(peer.kernel, runs),
+        "peer_prepare_us": warm_ms(peer.around, runs),
+        "peer_us": warm_ms(peer, runs),
+        "peer_cold_us": cold_ms(peer, runs),
+    }
+    del peer
+    torch.cuda.empty_cache()
+    sample = SampleWay(case, spec)
+    times |= {"sample_us": warm_ms(sample, runs), "sample_cold_us": cold_ms(sample, runs)}
+    return {name: round(1e3 * time, 2) for name, time in times.items()}
+
+
+def measure(
+    case: Case, spec: VariantSpec, runner: Runner, copy_speed: float, gather: RandomGather, runs: int
+) -> dict[str, Any]:
     out_type = torch.float32 if case.dtype == "float32" else torch.float16
     out = torch.full(case.shape, float("nan"), dtype=out_type, device="cuda")
     runner(case, out)
     torch.cuda.synchronize()
     if not torch.isfinite(out).all():
         raise SystemExit(f"{case.op} {case.variant} {case.dtype} left elements unwritten")
-    flush = torch.empty(3 * torch.cuda.get_device_properties(0).L2_cache_size, dtype=torch.int8, device="cuda")
-    warm = graph_ms(lambda: runner(case, out), runs=runs, launches=10)
-    cold = event_ms(lambda: runner(case, out), runs=runs, before=flush.zero_)
+    warm = warm_ms(lambda: runner(case, out), runs)
+    cold = cold_ms(lambda: runner(case, out), runs)
+    value = case.inputs[0]
+    gather_speed = gather.bandwidth(value.numel() * value.element_size())
+    gathered_speed = case.gathered_bytes / (warm * 1e-3)
     result: dict[str, Any] = {
         "op": case.op, "variant": case.variant, "dtype": case.dtype,
         "warm_us": round(1e3 * warm, 2), "cold_us": round(1e3 * cold, 2),
         "compulsory_mb": round(case.compulsory_bytes / 1e6, 2), "gathered_mb": round(case.gathered_bytes / 1e6, 2),
-        "gathered_gb_s_warm": round(case.gathered_bytes / warm / 1e6, 1),
-        "floor_us": round(1e6 * case.compulsory_bytes / bandwidth, 2),
-        "gather_over_copy_bandwidth": round(case.gathered_bytes / (warm * 1e-3) / bandwidth, 3),
+        "operations_m": round(case.operations / 1e6, 2), "gops_warm": round(case.operations / warm / 1e6, 1),
+        "gathered_gb_s_warm": round(gathered_speed / 1e9, 1),
+        "floor_us": round(1e6 * case.compulsory_bytes / copy_speed, 2),
+        "floor_over_cold": round(1e3 * case.compulsory_bytes / copy_speed / cold, 3),
+        "random_gather_gb_s": round(gather_speed / 1e9, 1),
+        "gather_over_random_gather": round(gathered_speed / gather_speed, 3),
+        "gather_over_copy_bandwidth": round(gathered_speed / copy_speed, 3),
     }  # fmt: skip
     if case.op == "SpatialCrossAttn":
         result["differences"] = compare(case, spec, runner)
-        for name, way in (("peer", lambda: peer_way(case, spec, runner)), ("sample", lambda: sample_way(case, spec))):
-            torch.cuda.empty_cache()
-            time_ms = event_ms(way, runs=max(5, runs // 5))
-            result[f"{name}_us"] = round(1e3 * time_ms, 1)
-            result[f"{name}_over_ours"] = round(time_ms / warm, 2)
+        torch.cuda.empty_cache()
+        times = others(case, spec, runner, max(5, runs // 5))
+        result |= times
+        result["peer_over_ours"] = round(times["peer_us"] / (1e3 * warm), 2)
+        result["peer_over_ours_cold"] = round(times["peer_cold_us"] / (1e3 * cold), 2)
+        result["peer_kernel_over_ours"] = round(times["peer_kernel_us"] / (1e3 * warm), 2)
+        result["sample_over_ours"] = round(times["sample_us"] / (1e3 * warm), 2)
     return result
 
 
@@ -421,7 +590,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not torch.cuda.is_available() or not library.info.cuda_architectures:
         print("error: needs a GPU, torch with CUDA, and a plugin library built with CUDA", file=sys.stderr)
         return 4
+    compiler = nvcc()
+    if compiler is None:
+        print("error: needs nvcc, to compile the measurement of random reads", file=sys.stderr)
+        return 4
     bandwidth = copy_bandwidth()
+    gather = RandomGather(compiler[0])
     runner = Runner(library, "cuda")
     results = []
     for name in args.variant or list(VARIANTS):
@@ -430,7 +604,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 case = maker(VARIANTS[name], dtype, "cuda")
                 if case is None:
                     continue
-                result = measure(case, VARIANTS[name], runner, bandwidth, 20 if args.quick else 100)
+                result = measure(case, VARIANTS[name], runner, bandwidth, gather, 20 if args.quick else 100)
                 results.append(result)
                 print(" ".join(f"{key}={value}" for key, value in result.items()), flush=True)
                 del case

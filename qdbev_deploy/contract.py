@@ -66,6 +66,14 @@ class PreprocessSpec:
     padded_hw: tuple[int, int]
 
     def __post_init__(self) -> None:
+        if self.channel_order not in ("rgb", "bgr"):
+            raise QdbevError(f"channel order '{self.channel_order}'", "rgb or bgr", "correct the preprocessing")
+        if max(*self.source_hw, *self.padded_hw) > 20_000 or min(self.source_hw) < 1:
+            raise QdbevError(
+                f"images of {self.source_hw} padded to {self.padded_hw}",
+                "sides of 1 to 20000",
+                "correct the preprocessing",
+            )
         for resized, padded in zip(self.resized_hw, self.padded_hw):
             if not 0 < resized <= padded:
                 raise QdbevError(
@@ -73,8 +81,12 @@ class PreprocessSpec:
                     "0 < resized <= padded on both axes",
                     "correct the preprocessing specification",
                 )
-        if min(self.std) <= 0:
-            raise QdbevError(f"std {self.std}", "three positive numbers", "correct the preprocessing specification")
+        if not (min(self.std) > 0 and all(map(math.isfinite, (*self.mean, *self.std)))):
+            raise QdbevError(
+                f"mean {self.mean}, std {self.std}",
+                "finite means and positive deviations",
+                "correct the preprocessing specification",
+            )
 
     @property
     def scale_xy(self) -> tuple[float, float]:
@@ -176,7 +188,16 @@ class VariantSpec:
                  self.pillar_points, self.heads, self.queries, self.ffn_dim, self.max_boxes, *self.bev_hw,
                  *self.backbone.blocks, self.backbone.width)  # fmt: skip
         require(min(sizes) > 0, "a size that is not positive", "positive sizes")
-        require(max(self.encoder_layers, self.decoder_layers) <= 64, "over 64 layers", "at most 64 layers")
+        # Specifications are read from files: what no GPU could hold must not be tried.
+        require(max(sizes) <= 100_000 and self.embed_dim <= 8192, "a size beyond reason", "sizes up to 100000")
+        layers = (self.encoder_layers, self.decoder_layers, *self.backbone.blocks)
+        require(max(layers) <= 64, "over 64 layers in a part or stage", "at most 64 layers")
+        require(self.bev_cells <= 1_000_000, f"a BEV of {self.bev_cells} cells", "at most a million cells")
+        require(0 <= self.dropout < 1, f"dropout {self.dropout}", "a share of at least 0 and below 1")
+        for name in ("pc_range", "post_center_range"):
+            limits = getattr(self, name)
+            ordered = all(low < high for low, high in zip(limits[:3], limits[3:]))
+            require(ordered and all(map(math.isfinite, limits)), f"{name} {limits}", "three rising, finite ranges")
         require(
             self.embed_dim % self.heads == 0,
             f"embed_dim {self.embed_dim} and {self.heads} heads",
@@ -400,7 +421,8 @@ class OpSchema:
     """An op of the `qdbev` domain: inputs with symbolic shapes, attributes with their ONNX kinds, the output's shape.
 
     Symbols: B batch, S tokens of all levels, Q queries, H heads, D channels a head, L levels, P points a head and
-    level, N cameras. FP32 unless the op says otherwise; `value` may be int8 where `value_scale` > 0.
+    level, N cameras. FP32 unless the op says otherwise; `value` may be int8 where `value_scale` > 0, and so may the
+    output of a plugin where `output_scale` > 0.
     """
 
     name: str
@@ -408,6 +430,8 @@ class OpSchema:
     attributes: dict[str, Literal["int", "ints", "float", "floats"]]
     output: tuple[str | int, ...]
     does: str = field(repr=False, default="")
+    # Optional (default 0), and only plugins have them: the ONNX functions always write floating point.
+    engine_attributes: dict[str, Literal["float"]] = field(default_factory=lambda: {"output_scale": "float"})
 
 
 OPS: dict[str, OpSchema] = {

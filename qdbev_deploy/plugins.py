@@ -134,40 +134,78 @@ class DeviceTensor:
     dtype: str  # float32, float16 or int8
 
 
+def _int64(number: int, what: str) -> int:
+    if not -(2**63) <= number < 2**63:
+        raise QdbevError(f"{what} is {number}", "an integer of 64 bits", "correct it")
+    return number
+
+
+def _text(described: Mapping[str, Any], key: str) -> str:
+    if not isinstance(described[key], str):
+        raise ValueError(f"its description has {key} {described[key]!r}")
+    return str(described[key])
+
+
+def _info(where: Path, described: Any) -> LibraryInfo:
+    """The library's description of itself, held against the form that it must have."""
+    if not isinstance(described, dict):
+        raise ValueError("its description is no JSON object")
+    architectures = _text(described, "cuda_architectures") if described["cuda_architectures"] else ""
+    ops = {}
+    for op in described["ops"]:
+        ops[_text(op, "name")] = op
+        for item in (*op["inputs"], *op["fields"]):
+            _text(item, "name")
+        for item in op["fields"]:
+            _text(item, "kind")
+    return LibraryInfo(
+        path=where,
+        version=_text(described, "version"),
+        abi=int(described["abi"]),
+        cuda_architectures=tuple(architectures.split(",")) if architectures else (),
+        tensorrt=_text(described, "tensorrt") if described["tensorrt"] else None,
+        ops=tuple(ops),
+        description=ops,
+    )
+
+
+def _c_string(text: str, what: str) -> bytes:
+    if "\0" in text:
+        raise QdbevError(f"{what} {text!r} holds a zero byte", "a plain name", "see docs/plugins.md for the names")
+    return text.encode()
+
+
 class PluginLibrary:
     """A loaded plugin library. Its ops run on the CPU, from the code that the GPU runs."""
 
     def __init__(self, path: str | os.PathLike[str] | None = None) -> None:
-        where = find_library() if path is None else Path(path)
+        # Absolute: the loader would search its own folders for a bare file name.
+        where = find_library() if path is None else Path(path).expanduser().absolute()
         try:
             self._library = ctypes.CDLL(str(where))
             self._library.qdbev_describe.restype = ctypes.c_char_p
             self._library.qdbev_describe.argtypes = ()
-            described = json.loads(self._library.qdbev_describe())
-        except (OSError, AttributeError, ValueError) as error:
+            description = self._library.qdbev_describe()
+            if description is None:
+                raise ValueError("it describes itself as nothing")
+            described = json.loads(description)
+            abi = described.get("abi") if isinstance(described, dict) else None
+            if isinstance(abi, int) and abi != ABI:  # whose description may be of another form
+                raise QdbevError(
+                    f"{where} has ABI {abi}",
+                    f"ABI {ABI}, which this version of qdbev-deploy speaks",
+                    _BUILD_COMMAND,
+                )
+            self._library.qdbev_host_run.restype = ctypes.c_int32
+            self._library.qdbev_cuda_run.restype = ctypes.c_int32
+            self.info = _info(where, described)
+        except (OSError, AttributeError, KeyError, TypeError, ValueError) as error:
+            why = f"its description lacks {error}" if isinstance(error, KeyError) else str(error)
             raise QdbevError(
-                f"{where} cannot be loaded as a plugin library ({error})",
+                f"{where} cannot be loaded as a plugin library ({why})",
                 "a plugin library for this machine's processor and system",
                 _BUILD_COMMAND,
             ) from error
-        if described["abi"] != ABI:
-            raise QdbevError(
-                f"{where} has ABI {described['abi']}",
-                f"ABI {ABI}, which this version of qdbev-deploy speaks",
-                _BUILD_COMMAND,
-            )
-        self._library.qdbev_host_run.restype = ctypes.c_int32
-        self._library.qdbev_cuda_run.restype = ctypes.c_int32
-        architectures = described["cuda_architectures"]
-        self.info = LibraryInfo(
-            path=where,
-            version=described["version"],
-            abi=described["abi"],
-            cuda_architectures=tuple(architectures.split(",")) if architectures else (),
-            tensorrt=described["tensorrt"],
-            ops=tuple(op["name"] for op in described["ops"]),
-            description={op["name"]: op for op in described["ops"]},
-        )
 
     def run(
         self,
@@ -180,14 +218,23 @@ class PluginLibrary:
     ) -> Array:
         """Run `op` on the CPU into `out`, whose shape must be the op's and whose dtype decides the output's type."""
         for array in (*inputs, out):
+            if not isinstance(array, np.ndarray):
+                raise QdbevError(
+                    f"a tensor is a {type(array).__name__}", "NumPy arrays", "convert it with numpy.asarray"
+                )
             if not array.flags.c_contiguous:
                 raise QdbevError(
                     f"an array of shape {array.shape} with strides {array.strides}",
                     "contiguous arrays",
                     "convert it with numpy.ascontiguousarray",
                 )
+        if not out.flags.writeable:
+            raise QdbevError(
+                f"an output array of shape {out.shape} that is read-only", "one to write into", "pass a copy of it"
+            )
         tensors = [self._tensor(array.ctypes.data, array.shape, str(array.dtype)) for array in (*inputs, out)]
-        self._call(self._library.qdbev_host_run, op, tensors, attributes, ctypes.c_int32(threads))
+        most = os.cpu_count() or 1
+        self._call(self._library.qdbev_host_run, op, tensors, attributes, ctypes.c_int32(max(1, min(threads, most))))
         return out
 
     def launch(
@@ -210,7 +257,7 @@ class PluginLibrary:
         fields = (_Attribute * len(attributes))(*[self._attribute(op, *item) for item in attributes.items()])
         message = ctypes.create_string_buffer(_ERROR_SIZE)
         status = function(
-            op.encode(),
+            _c_string(op, "the op"),
             inputs,
             ctypes.c_int32(len(inputs)),
             ctypes.byref(tensors[-1]),
@@ -233,18 +280,25 @@ class PluginLibrary:
         if dtype not in _DTYPES:
             raise QdbevError(f"a tensor of dtype {dtype}", "float32, float16 or int8", "convert it first")
         # The structure keeps `dims` alive; the caller keeps the tensor.
-        dims = (ctypes.c_int64 * len(shape))(*shape)
+        dims = (ctypes.c_int64 * len(shape))(*[_int64(extent, "an extent") for extent in shape])
         return _Tensor(address, dims, len(shape), _DTYPES[dtype])
 
     def _attribute(self, op: str, name: str, value: Attribute) -> _Attribute:
+        what = f"attribute '{name}' of {op}"
+        key = _c_string(name, "the attribute")
         kinds = {item["name"]: item["kind"] for item in self.info.description.get(op, {"fields": []})["fields"]}
-        values = list(value) if isinstance(value, Sequence) else [value]
+        values = list(value) if isinstance(value, Sequence) and not isinstance(value, str | bytes) else [value]
+        if any(not isinstance(item, int | float | np.integer | np.floating) for item in values):
+            raise QdbevError(f"{what} is {value!r}", "a number or a list of numbers", "correct the attribute")
         # An unknown name is the library's to refuse; until then it travels as what it looks like.
         floats = kinds.get(name, "floats" if any(isinstance(item, float) for item in values) else "ints")
         if floats.startswith("float"):
-            return _Attribute(name.encode(), None, (ctypes.c_double * len(values))(*values), len(values), 3)
+            try:
+                numbers = [float(item) for item in values]
+            except OverflowError as error:
+                raise QdbevError(f"{what} is {value!r}", "numbers that fit a float", "correct the attribute") from error
+            return _Attribute(key, None, (ctypes.c_double * len(numbers))(*numbers), len(numbers), 3)
         if any(not isinstance(item, int | np.integer) for item in values):
-            raise QdbevError(f"attribute '{name}' of {op} is {value!r}", "integers", "correct the attribute")
-        return _Attribute(
-            name.encode(), (ctypes.c_int64 * len(values))(*[int(item) for item in values]), None, len(values), 1
-        )
+            raise QdbevError(f"{what} is {value!r}", "integers", "correct the attribute")
+        integers = [_int64(int(item), what) for item in values]
+        return _Attribute(key, (ctypes.c_int64 * len(integers))(*integers), None, len(integers), 1)

@@ -8,6 +8,7 @@ import pytest
 
 from qdbev_deploy import machine
 from qdbev_deploy.errors import QdbevError
+from qdbev_deploy.plugins import LibraryInfo
 
 
 @pytest.mark.parametrize(
@@ -62,3 +63,72 @@ def test_nuscenes_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_unknown_purpose() -> None:
     with pytest.raises(QdbevError, match="unknown purpose 'flying'"):
         machine.examine(("flying",))  # type: ignore[arg-type]
+
+
+def plugin_line(
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    architectures: tuple[str, ...] = ("80", "87"),
+    built_for: str | None = "10.3.0",
+    installed: str | None = "10.13.2",
+    capability: tuple[int, int] = (8, 7),
+    purposes: tuple[machine.Purpose, ...] = ("tensorrt",),
+) -> machine.Finding:
+    info = LibraryInfo(Path("lib.so"), "0.1.0", 1, architectures, built_for, (), {})
+    monkeypatch.setattr("qdbev_deploy.plugins.library_info", lambda: info)
+    monkeypatch.setattr(machine, "cuda_driver", lambda: machine.Driver((13, 0), (machine.Gpu("Orin", capability, 1),)))
+    monkeypatch.setattr(machine, "package_version", lambda name: installed if name == "tensorrt" else None)
+    monkeypatch.setattr(machine, "tensorrt_library", lambda: None)
+    monkeypatch.setattr(machine, "tensorrt_headers", lambda: (Path("/usr/include"), "10.13.2"))
+    monkeypatch.delenv("QDBEV_PLUGIN_LIBRARY", raising=False)
+    return next(finding for finding in machine.examine(purposes) if finding.item == "plugin library")
+
+
+def test_a_plugin_library_that_fits_is_ok(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert plugin_line(monkeypatch).status == "ok"
+    assert plugin_line(monkeypatch, installed=None).status == "ok"  # nothing to hold it against
+    assert plugin_line(monkeypatch, capability=(7, 5), purposes=("cpu",)).status == "ok"  # its CPU ops run anywhere
+
+
+def test_a_plugin_library_for_another_tensorrt_is_missing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    finding = plugin_line(monkeypatch, built_for="8.6.1")
+    assert finding.status == "missing"
+    assert "TensorRT 10 is installed" in finding.detail
+    assert finding.get_it == "qdbev-deploy plugins build --arch 87"
+    other = plugin_line(monkeypatch, built_for="10.3.0", installed="11.1.0")
+    assert other.get_it == "qdbev-deploy plugins build --arch 87 --tensorrt-root DIR, the folder of TensorRT 11"
+    # Without a package the library's own name tells its version.
+    (tmp_path / "libnvinfer.so.10.3.0").touch()
+    (tmp_path / "libnvinfer.so").symlink_to("libnvinfer.so.10.3.0")
+    plugin_line(monkeypatch, installed=None)
+    monkeypatch.setattr(machine, "tensorrt_library", lambda: tmp_path / "libnvinfer.so")
+    assert machine._tensorrt_major() == 10
+
+
+def test_a_plugin_library_for_another_gpu_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    finding = plugin_line(monkeypatch, capability=(7, 5))
+    assert finding.status == "missing"
+    assert "no kernels for Orin (sm_75)" in finding.detail
+    assert finding.get_it == "qdbev-deploy plugins build --arch 75"
+
+
+@pytest.mark.parametrize(
+    ("built", "capability", "runs"),
+    [
+        ("87", (8, 7), True),
+        ("80", (8, 9), True),
+        ("89", (8, 6), False),
+        ("80", (9, 0), True),  # from PTX
+        ("90", (8, 9), False),
+        ("90a", (9, 0), True),
+        ("90a", (10, 0), False),
+        ("100f", (10, 3), True),
+        ("100f", (12, 0), False),
+        ("80-real", (8, 9), True),
+        ("80-real", (9, 0), False),
+        ("110", (11, 0), True),
+        ("nonsense", (9, 0), False),
+    ],
+)
+def test_which_gpus_kernels_run_on(built: str, capability: tuple[int, int], runs: bool) -> None:
+    assert machine._runs_on(built, capability) is runs

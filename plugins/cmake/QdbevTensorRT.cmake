@@ -1,5 +1,5 @@
-# Finds TensorRT's headers: TENSORRT_ROOT, the system's folders, then, if asked, NVIDIA's public repository. The library
-# itself is not needed: TensorRT loads the plugins, the plugins never call into it.
+# Finds TensorRT's headers: in TENSORRT_ROOT and nowhere else where that is set; else in the system's folders and then, if
+# asked, in NVIDIA's public repository. The library itself is not needed: TensorRT loads the plugins, the plugins never call into it.
 set(QDBEV_BUILT_TENSORRT "")
 set(QDBEV_FETCH_TENSORRT_VERSION "v10.3.0" CACHE STRING "Tag of NVIDIA's repository for QDBEV_FETCH_TENSORRT_HEADERS")
 
@@ -17,9 +17,23 @@ function(qdbev_tensorrt_version folder result)
 endfunction()
 
 if(QDBEV_TENSORRT AND QDBEV_HAVE_CUDA)
-  find_path(QDBEV_TENSORRT_INCLUDE NAMES NvInferVersion.h
-            HINTS ${TENSORRT_ROOT} $ENV{TENSORRT_ROOT} PATH_SUFFIXES include
-            PATHS /usr/include/aarch64-linux-gnu /usr/include/x86_64-linux-gnu /usr/local/tensorrt /opt/tensorrt)
+  # What was found is kept only as long as the question is the same: a second build against another TensorRT in the same
+  # folder must not silently be one against the first.
+  set(qdbev_asked "${TENSORRT_ROOT}|$ENV{TENSORRT_ROOT}|${QDBEV_FETCH_TENSORRT_HEADERS}|${QDBEV_FETCH_TENSORRT_VERSION}")
+  if(DEFINED QDBEV_TENSORRT_ASKED AND NOT "${QDBEV_TENSORRT_ASKED}" STREQUAL "${qdbev_asked}")
+    unset(QDBEV_TENSORRT_INCLUDE CACHE)
+  endif()
+  set(QDBEV_TENSORRT_ASKED "${qdbev_asked}" CACHE INTERNAL "What QDBEV_TENSORRT_INCLUDE is the answer to")
+  if(TENSORRT_ROOT)
+    find_path(QDBEV_TENSORRT_INCLUDE NAMES NvInferVersion.h PATHS ${TENSORRT_ROOT} PATH_SUFFIXES include
+              NO_DEFAULT_PATH NO_CMAKE_FIND_ROOT_PATH)
+    if(NOT QDBEV_TENSORRT_INCLUDE)
+      message(FATAL_ERROR "qdbev: TENSORRT_ROOT is ${TENSORRT_ROOT}, which holds no NvInferVersion.h")
+    endif()
+  else()
+    find_path(QDBEV_TENSORRT_INCLUDE NAMES NvInferVersion.h HINTS $ENV{TENSORRT_ROOT} PATH_SUFFIXES include
+              PATHS /usr/include/aarch64-linux-gnu /usr/include/x86_64-linux-gnu /usr/local/tensorrt /opt/tensorrt)
+  endif()
   if(NOT QDBEV_TENSORRT_INCLUDE AND QDBEV_FETCH_TENSORRT_HEADERS)
     include(FetchContent)
     FetchContent_Declare(tensorrt_headers GIT_REPOSITORY https://github.com/NVIDIA/TensorRT.git

@@ -1,6 +1,6 @@
 # Cross-compiling for Jetson (Orin 87, Thor 110) on an x86-64 machine:
 #
-#   cmake -S plugins -B build-jetson -DCMAKE_TOOLCHAIN_FILE=plugins/cmake/jetson-aarch64.cmake \
+#   cmake -S plugins -B build-jetson -DCMAKE_TOOLCHAIN_FILE=$PWD/plugins/cmake/jetson-aarch64.cmake \
 #         -DQDBEV_CUDA_ARCHS=87 -DTENSORRT_ROOT=/opt/jetson/tensorrt
 #
 # Needed here: g++-aarch64-linux-gnu, and a CUDA toolkit with its aarch64 target (cuda-cross-aarch64). The toolkit's

@@ -37,7 +37,10 @@ struct HostRunner {
                 failure = std::current_exception();
             }
         };
-        const auto helpers = static_cast<size_t>(std::min<int64_t>(std::max(machine_threads, 1), blocks) - 1);
+        // More threads than processors only cost memory, and the number comes from a caller.
+        const auto most = static_cast<int32_t>(std::max(std::thread::hardware_concurrency(), 1U));
+        const int32_t threads = std::clamp(machine_threads, 1, most);
+        const auto helpers = static_cast<size_t>(std::min<int64_t>(threads, blocks) - 1);
         std::vector<std::thread> pool;
         pool.reserve(helpers);
         for (size_t i = 0; i < helpers; ++i) {

@@ -1,4 +1,5 @@
 // MSDeformAttn, TemporalSelfAttn and SpatialCrossAttn: their tables, and from tensors to parameters.
+#include <algorithm>
 #include <limits>
 
 #include "checks.h"
@@ -56,9 +57,28 @@ void add_levels(const OpSpec& op, const Attributes& attributes, AttentionParams&
     }
 }
 
-// What every attention op knows once its queries, levels and points are set.
-void complete(const OpSpec& op, const Attributes& attributes, const TensorDesc* inputs, AttentionParams& p)
+// Kernels index a plane's elements with 32 bits: the corners that lie outside too, up to a row and a token past the end.
+void check_plane(const OpSpec& op, const TensorDesc& value, const AttentionParams& p)
 {
+    int32_t widest = 0;
+    for (int32_t i = 0; i < p.levels; ++i) {
+        widest = std::max(widest, p.level[i].width);
+    }
+    // Up to 2^31 tokens of up to 65535 * 256 channels: no product overflows.
+    const int64_t channels = value.dims[2] * value.dims[3];
+    const bool fits = value.dims[1] * channels * static_cast<int64_t>(size_of(value.type)) <= kMaxPlaneBytes
+        && (value.dims[1] + widest + 1) * channels <= kMaxPlaneBytes;
+    require(op, fits, "one image of 'value' needs over 2 GiB, a row more included, which the kernels do not index.");
+}
+
+// What every attention op knows once its queries, levels and points are set.
+void complete(const OpSpec& op, const Attributes& attributes, const TensorDesc* inputs, const void* const* data, void* out,
+    AttentionParams& p)
+{
+    p.value = data[0];
+    p.offsets = data[2];
+    p.logits = data[3];
+    p.out = out;
     const TensorDesc& value = inputs[0];
     const TensorDesc& offsets = inputs[2];
     p.value_type = value.type;
@@ -71,8 +91,7 @@ void complete(const OpSpec& op, const Attributes& attributes, const TensorDesc* 
                 + " a multiple of " + std::to_string(per_vector) + " up to 256 is needed.");
     }
     require(op, value.dims[2] <= 65535, "there are more heads than the kernel's grid has room for.");
-    const int64_t plane_bytes = value.dims[1] * value.dims[2] * value.dims[3] * static_cast<int64_t>(size_of(value.type));
-    require(op, plane_bytes <= kMaxPlaneBytes, "one image of 'value' needs over 2 GiB, which the kernels do not index.");
+    check_plane(op, value, p);
     p.heads = static_cast<int32_t>(value.dims[2]);
     p.head_dim = static_cast<int32_t>(value.dims[3]);
     p.tiling = default_tiling(p.value_type, p.heads, p.head_dim, p.query_width, p.query_height);
@@ -96,12 +115,8 @@ Params bind_ms_deform(const OpSpec& op, const Attributes& attributes, const Tens
     p.query_width = static_cast<int32_t>(queries);
     p.query_height = 1;
     p.points = static_cast<int32_t>(points);
-    p.value = data[0];
     params.reference = static_cast<const float*>(data[1]);
-    p.offsets = data[2];
-    p.logits = data[3];
-    p.out = out;
-    complete(op, attributes, in, p);
+    complete(op, attributes, in, data, out, p);
     return params;
 }
 
@@ -121,12 +136,8 @@ Params bind_temporal(const OpSpec& op, const Attributes& attributes, const Tenso
     require(op, points <= 1024, "points are too many.");
     p.batch = 1;
     p.points = static_cast<int32_t>(points);
-    p.value = data[0];
     params.reference = static_cast<const float*>(data[1]);
-    p.offsets = data[2];
-    p.logits = data[3];
-    p.out = out;
-    complete(op, attributes, in, p);
+    complete(op, attributes, in, data, out, p);
     return params;
 }
 
@@ -154,6 +165,7 @@ Params bind_spatial(const OpSpec& op, const Attributes& attributes, const Tensor
     p.points = static_cast<int32_t>(points);
     params.cameras = static_cast<int32_t>(cameras < 65536 ? cameras : 65536);
     params.anchors = static_cast<int32_t>(anchors.size());
+    params.padded_anchors = padded_to_banks(params.anchors);
     for (size_t i = 0; i < anchors.size(); ++i) {
         params.z_anchor[i] = anchors[i];
     }
@@ -162,12 +174,8 @@ Params bind_spatial(const OpSpec& op, const Attributes& attributes, const Tensor
     }
     params.image_height = static_cast<float>(attributes.int_value("image_h"));
     params.image_width = static_cast<float>(attributes.int_value("image_w"));
-    p.value = data[0];
     params.lidar2img = static_cast<const float*>(data[1]);
-    p.offsets = data[2];
-    p.logits = data[3];
-    p.out = out;
-    complete(op, attributes, in, p);
+    complete(op, attributes, in, data, out, p);
     if (cameras > 1024 || shared_bytes_of(params) > kMaxSharedBytes) {
         refuse(op, std::to_string(cameras) + " cameras times " + std::to_string(anchors.size())
                 + " pillar anchors do not fit a block's shared memory.");

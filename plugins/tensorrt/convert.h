@@ -50,7 +50,8 @@ inline TensorDesc to_desc(const nvinfer1::PluginTensorDesc& tensor)
     return desc;
 }
 
-inline bool is_dynamic(const nvinfer1::PluginTensorDesc& tensor)
+// Whether something of the shape is not known yet.
+inline bool is_open(const nvinfer1::PluginTensorDesc& tensor)
 {
     for (int32_t i = 0; i < tensor.dims.nbDims; ++i) {
         if (tensor.dims.d[i] < 0) {
@@ -70,6 +71,9 @@ inline void require_counts(const OpSpec& op, int32_t inputs, int32_t outputs)
 
 // Whether tensor `position` of in_out may have the type and format it has, the earlier ones being decided. Types that
 // are not ours end the matter; everything is dense and row major.
+//
+// At the output, the last to be asked about, the shapes are held against the fields where all of them are known: of the
+// older interface's methods this is the only one that can refuse them before an engine is built.
 template <typename DescOf>
 bool supports_format(const OpSpec& op, const Attributes& attributes, int32_t position, DescOf&& desc_of)
 {
@@ -80,7 +84,37 @@ bool supports_format(const OpSpec& op, const Attributes& attributes, int32_t pos
         }
         types[i] = to_dtype(desc_of(i).type);
     }
-    return desc_of(position).format == nvinfer1::TensorFormat::kLINEAR && supports_type(op, attributes, position, types);
+    if (desc_of(position).format != nvinfer1::TensorFormat::kLINEAR || !supports_type(op, attributes, position, types)) {
+        return false;
+    }
+    if (position == op.input_count) {
+        TensorDesc descs[kMaxInputs];
+        for (int32_t i = 0; i < op.input_count; ++i) {
+            if (desc_of(i).dims.nbDims < 1 || is_open(desc_of(i))) {
+                return true;
+            }
+            descs[i] = to_desc(desc_of(i));
+        }
+        check_tensors(op, attributes, descs, output_of(op, descs, types[position]));
+    }
+    return true;
+}
+
+// The output's type. An int8 value without its scale can only be a mistake, and no format that is asked about later
+// would say so: they would all be unsupported.
+inline nvinfer1::DataType output_type(
+    const OpSpec& op, const Attributes& attributes, const nvinfer1::DataType* inputs, int32_t count, int32_t outputs)
+{
+    require_counts(op, count, outputs);
+    DType types[kMaxInputs];
+    for (int32_t i = 0; i < count; ++i) {
+        types[i] = to_dtype(inputs[i]);
+        if (op.inputs[i].role == Role::kValue && types[i] == DType::kI8 && !(attributes.float_value("value_scale") > 0.0F)) {
+            throw Refusal(std::string(op.name) + ": input '" + op.inputs[i].name
+                + "' is int8 and field 'value_scale' is 0; give it the scale of the QuantizeLinear before the plugin.");
+        }
+    }
+    return to_trt(default_output_type(op, attributes, types));
 }
 
 // Refuses shapes that do not fit. Shapes that are still open are checked when they are known, at the first enqueue.
@@ -89,12 +123,12 @@ void check_descs(const OpSpec& op, const Attributes& attributes, DescOf&& input_
 {
     TensorDesc descs[kMaxInputs];
     for (int32_t i = 0; i < op.input_count; ++i) {
-        if (is_dynamic(input_of(i))) {
+        if (is_open(input_of(i))) {
             return;
         }
         descs[i] = to_desc(input_of(i));
     }
-    if (!is_dynamic(output)) {
+    if (!is_open(output)) {
         check_tensors(op, attributes, descs, to_desc(output));
     }
 }

@@ -49,11 +49,6 @@ nvinfer1::ILogger* find_logger() noexcept
 
 }  // namespace
 
-void set_logger_finder(nvinfer1::ILoggerFinder* finder) noexcept
-{
-    g_finder = finder;
-}
-
 void set_logger(nvinfer1::ILogger* logger) noexcept
 {
     g_logger = logger;
@@ -69,3 +64,8 @@ void log_error(const char* sentence) noexcept
 }
 
 }  // namespace qdbev::trt
+
+extern "C" void setLoggerFinder(nvinfer1::ILoggerFinder* finder) noexcept
+{
+    qdbev::trt::g_finder = finder;
+}

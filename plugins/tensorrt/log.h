@@ -4,12 +4,12 @@
 #include <exception>
 
 #include "NvInferRuntime.h"
+#include "qdbev/c_api.h"
 
 namespace qdbev::trt {
 
-// Where sentences go: the logger of the engine at work, through the finder that loadLibrary hands over; else the one
+// Where sentences go: the logger of the engine at work, through the finder of setLoggerFinder below; else the one
 // given at registration; else the process's; else stderr.
-void set_logger_finder(nvinfer1::ILoggerFinder* finder) noexcept;
 void set_logger(nvinfer1::ILogger* logger) noexcept;
 void log_error(const char* sentence) noexcept;
 
@@ -28,3 +28,6 @@ Result guarded(Result otherwise, Function&& function) noexcept
 }
 
 }  // namespace qdbev::trt
+
+// IPluginRegistry::loadLibrary hands its finder to this, if the library has it.
+extern "C" QDBEV_API void setLoggerFinder(nvinfer1::ILoggerFinder* finder) noexcept;

@@ -1,9 +1,7 @@
 // The ops as IPluginV2DynamicExt, for TensorRT 8.x.
-#include "convert.h"
-#include "log.h"
 #include <memory>
 
-#include "qdbev/register.h"
+#include "entry.h"
 
 // TensorRT 8.6 marks the base classes of its only dynamic-shape plugin interface as deprecated.
 #pragma GCC diagnostic ignored "-Wdeprecated-declarations"
@@ -48,18 +46,15 @@ public:
     DataType getOutputDataType(int32_t, const DataType* inputs, int32_t count) const noexcept override
     {
         return guarded(DataType::kFLOAT, [&] {
-            require_counts(op_, count, 1);
-            DType types[kMaxInputs];
-            for (int32_t i = 0; i < count; ++i) {
-                types[i] = to_dtype(inputs[i]);
-            }
-            return to_trt(default_output_type(op_, attributes_, types));
+            return output_type(op_, attributes_, inputs, count, 1);
         });
     }
 
     DimsExprs getOutputDimensions(int32_t, const DimsExprs* inputs, int32_t count, IExprBuilder& builder) noexcept override
     {
-        return guarded(DimsExprs{}, [&] {
+        DimsExprs invalid{};
+        invalid.nbDims = -1;
+        return guarded(invalid, [&] {
             require_counts(op_, count, 1);
             return output_expressions(op_, inputs, builder);
         });
@@ -105,17 +100,9 @@ private:
     std::string namespace_;
 };
 
-class Creator final : public IPluginCreator {
+class Creator final : public CreatorBase<IPluginCreator> {
 public:
-    explicit Creator(const OpSpec& op) : op_(op), fields_(declared_fields(op))
-    {
-        collection_ = PluginFieldCollection{static_cast<int32_t>(fields_.size()), fields_.data()};
-    }
-
-    const AsciiChar* getPluginName() const noexcept override { return op_.name; }
-    const AsciiChar* getPluginVersion() const noexcept override { return "1"; }
-    const AsciiChar* getPluginNamespace() const noexcept override { return namespace_.c_str(); }
-    const PluginFieldCollection* getFieldNames() noexcept override { return &collection_; }
+    using CreatorBase::CreatorBase;
 
     void setPluginNamespace(const AsciiChar* name) noexcept override
     {
@@ -142,52 +129,18 @@ private:
         plugin->setPluginNamespace(namespace_.c_str());
         return plugin.release();
     }
-
-    const OpSpec& op_;
-    std::vector<PluginField> fields_;
-    PluginFieldCollection collection_{};
-    std::string namespace_;
 };
-
-IPluginCreator* const* creators()
-{
-    static Creator all[] = {Creator(*kOps[0]), Creator(*kOps[1]), Creator(*kOps[2]), Creator(*kOps[3])};
-    static IPluginCreator* const pointers[] = {&all[0], &all[1], &all[2], &all[3]};
-    return pointers;
-}
 
 }  // namespace
 
 }  // namespace qdbev::trt
 
-// What IPluginRegistry::loadLibrary looks for.
 extern "C" QDBEV_API nvinfer1::IPluginCreator* const* getPluginCreators(int32_t& count) noexcept
 {
-    count = 0;
-    return qdbev::trt::guarded<nvinfer1::IPluginCreator* const*>(nullptr, [&] {
-        auto* const* all = qdbev::trt::creators();
-        count = qdbev::kOpCount;
-        return all;
-    });
-}
-
-extern "C" QDBEV_API void setLoggerFinder(nvinfer1::ILoggerFinder* finder) noexcept
-{
-    qdbev::trt::set_logger_finder(finder);
+    return qdbev::trt::list_creators<qdbev::trt::Creator, nvinfer1::IPluginCreator>(count);
 }
 
 int32_t qdbev_register_plugins(void* registry, void* logger)
 {
-    return qdbev::trt::guarded<int32_t>(-1, [&] {
-        qdbev::trt::set_logger(static_cast<nvinfer1::ILogger*>(logger));
-        if (registry == nullptr) {
-            throw qdbev::Refusal("qdbev_register_plugins was given no registry.");
-        }
-        int32_t registered = 0;
-        for (int32_t i = 0; i < qdbev::kOpCount; ++i) {
-            auto& to = *static_cast<nvinfer1::IPluginRegistry*>(registry);
-            registered += to.registerCreator(*qdbev::trt::creators()[i], "") ? 1 : 0;
-        }
-        return registered;
-    });
+    return qdbev::trt::register_creators<qdbev::trt::Creator, nvinfer1::IPluginCreator>(registry, logger);
 }

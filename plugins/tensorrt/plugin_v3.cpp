@@ -1,7 +1,5 @@
 // The ops as IPluginV3, for TensorRT 10 and later.
-#include "convert.h"
-#include "log.h"
-#include "qdbev/register.h"
+#include "entry.h"
 
 namespace qdbev::trt {
 
@@ -46,12 +44,7 @@ public:
         DataType* outputs, int32_t output_count, const DataType* inputs, int32_t input_count) const noexcept override
     {
         return guarded<int32_t>(1, [&] {
-            require_counts(op_, input_count, output_count);
-            DType types[kMaxInputs];
-            for (int32_t i = 0; i < input_count; ++i) {
-                types[i] = to_dtype(inputs[i]);
-            }
-            outputs[0] = to_trt(default_output_type(op_, attributes_, types));
+            outputs[0] = output_type(op_, attributes_, inputs, input_count, output_count);
             return 0;
         });
     }
@@ -115,17 +108,9 @@ private:
     PluginFieldCollection state_collection_{};
 };
 
-class Creator final : public IPluginCreatorV3One {
+class Creator final : public CreatorBase<IPluginCreatorV3One> {
 public:
-    explicit Creator(const OpSpec& op) : op_(op), fields_(declared_fields(op))
-    {
-        collection_ = PluginFieldCollection{static_cast<int32_t>(fields_.size()), fields_.data()};
-    }
-
-    const AsciiChar* getPluginName() const noexcept override { return op_.name; }
-    const AsciiChar* getPluginVersion() const noexcept override { return "1"; }
-    const AsciiChar* getPluginNamespace() const noexcept override { return ""; }
-    const PluginFieldCollection* getFieldNames() noexcept override { return &collection_; }
+    using CreatorBase::CreatorBase;
 
     IPluginV3* createPlugin(
         const AsciiChar*, const PluginFieldCollection* fields, TensorRTPhase phase) noexcept override
@@ -146,51 +131,18 @@ private:
         }
         return op_.parse_attributes(nullptr, 0);  // refuses, with the sentence for a plan that is not ours
     }
-
-    const OpSpec& op_;
-    std::vector<PluginField> fields_;
-    PluginFieldCollection collection_{};
 };
-
-IPluginCreatorInterface* const* creators()
-{
-    static Creator all[] = {Creator(*kOps[0]), Creator(*kOps[1]), Creator(*kOps[2]), Creator(*kOps[3])};
-    static IPluginCreatorInterface* const pointers[] = {&all[0], &all[1], &all[2], &all[3]};
-    return pointers;
-}
 
 }  // namespace
 
 }  // namespace qdbev::trt
 
-// What IPluginRegistry::loadLibrary looks for.
 extern "C" QDBEV_API nvinfer1::IPluginCreatorInterface* const* getCreators(int32_t& count) noexcept
 {
-    count = 0;
-    return qdbev::trt::guarded<nvinfer1::IPluginCreatorInterface* const*>(nullptr, [&] {
-        auto* const* all = qdbev::trt::creators();
-        count = qdbev::kOpCount;
-        return all;
-    });
-}
-
-extern "C" QDBEV_API void setLoggerFinder(nvinfer1::ILoggerFinder* finder) noexcept
-{
-    qdbev::trt::set_logger_finder(finder);
+    return qdbev::trt::list_creators<qdbev::trt::Creator, nvinfer1::IPluginCreatorInterface>(count);
 }
 
 int32_t qdbev_register_plugins(void* registry, void* logger)
 {
-    return qdbev::trt::guarded<int32_t>(-1, [&] {
-        qdbev::trt::set_logger(static_cast<nvinfer1::ILogger*>(logger));
-        if (registry == nullptr) {
-            throw qdbev::Refusal("qdbev_register_plugins was given no registry.");
-        }
-        int32_t registered = 0;
-        for (int32_t i = 0; i < qdbev::kOpCount; ++i) {
-            auto& to = *static_cast<nvinfer1::IPluginRegistry*>(registry);
-            registered += to.registerCreator(*qdbev::trt::creators()[i], "") ? 1 : 0;
-        }
-        return registered;
-    });
+    return qdbev::trt::register_creators<qdbev::trt::Creator, nvinfer1::IPluginCreatorInterface>(registry, logger);
 }

@@ -7,10 +7,9 @@
 #include "NvInferRuntime.h"
 #include "check.h"
 #include "launch_on_host.h"
+#include "log.h"
 #include "op_cases.h"
 #include "qdbev/register.h"
-
-extern "C" void setLoggerFinder(nvinfer1::ILoggerFinder* finder) noexcept;
 
 namespace adapter {
 

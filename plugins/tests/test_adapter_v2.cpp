@@ -86,9 +86,21 @@ void life_of_a_plugin(nvinfer1::IPluginCreator& creator, const OpSpec& op, DType
     auto wrong_descs = dynamic_descs_of(wrong, output);
     plugin->configurePlugin(wrong_descs.data(), op.input_count, wrong_descs.data() + op.input_count, 1);
     CHECK(check::contains(logger.take(), op.name));
+    // Known shapes that do not fit are refused while formats are negotiated, before any engine exists.
+    auto wrong_formats = descs_of(wrong, output);
+    CHECK(!plugin->supportsFormatCombination(op.input_count, wrong_formats.data(), op.input_count, 1));
+    CHECK(check::contains(logger.take(), op.name));
+    wrong_formats[0].dims.d[3] = -1;
+    CHECK(plugin->supportsFormatCombination(op.input_count, wrong_formats.data(), op.input_count, 1));
+    if (value != DType::kI8) {
+        types[0] = nvinfer1::DataType::kINT8;
+        plugin->getOutputDataType(0, types, op.input_count);
+        CHECK(check::contains(logger.take(), "is int8 and field 'value_scale' is 0"));
+    }
+    CHECK(logger.take().empty());
     auto flat = builder.shapes_of(c);
     flat[0].nbDims = 1;
-    CHECK(plugin->getOutputDimensions(0, flat.data(), op.input_count, builder).nbDims == 0);
+    CHECK(plugin->getOutputDimensions(0, flat.data(), op.input_count, builder).nbDims == -1);
     CHECK(check::contains(logger.take(), "has 1 dimensions"));
     CHECK(!plugin->supportsFormatCombination(0, descs.data(), 1, 1));
     CHECK(check::contains(logger.take(), "1 inputs and 1 outputs"));

@@ -109,6 +109,15 @@ void life_of_a_plugin(nvinfer1::IPluginCreatorV3One& creator, const OpSpec& op, 
     CHECK(check::contains(logger.take(), op.name));
     wrong_descs[0].desc.dims.d[3] = -1;  // still open: nothing to say yet
     CHECK(build.configurePlugin(wrong_descs.data(), op.input_count, wrong_descs.data() + op.input_count, 1) == 0);
+    wrong_descs = dynamic_descs_of(wrong, output);
+    CHECK(!build.supportsFormatCombination(op.input_count, wrong_descs.data(), op.input_count, 1));
+    CHECK(check::contains(logger.take(), op.name));
+    if (value != DType::kI8) {
+        types[0] = nvinfer1::DataType::kINT8;
+        CHECK(build.getOutputDataTypes(&out_type, 1, types, op.input_count) != 0);
+        CHECK(check::contains(logger.take(), "is int8 and field 'value_scale' is 0"));
+    }
+    CHECK(logger.take().empty());
     auto flat = builder.shapes_of(c);
     flat[0].nbDims = 1;
     CHECK(build.getOutputShapes(flat.data(), op.input_count, nullptr, 0, &shape, 1, builder) != 0);

@@ -2,6 +2,8 @@
 #include <cmath>
 #include <limits>
 
+#include <sys/mman.h>
+
 #include "check.h"
 #include "qdbev/bilinear.h"
 #include "qdbev/gather.h"
@@ -122,6 +124,56 @@ void int8_accumulator_at_the_extremes()
     }
 }
 
+// The last pixel of the largest plane that ops/ lets through (test_ops holds the limit): its other corners lie outside, a
+// row and a token further on, and no index overflows.
+void the_end_of_the_largest_plane()
+{
+    constexpr int32_t kWidth = 8192;
+    constexpr int32_t kHeight = 16382;
+    constexpr size_t kBytes = static_cast<size_t>(kWidth) * kHeight * 16;
+    void* plane = mmap(nullptr, kBytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    CHECK(plane != MAP_FAILED);
+    if (plane == MAP_FAILED) {
+        return;
+    }
+    auto* values = static_cast<int8_t*>(plane);
+    std::memset(values + kBytes - 16, 100, 16);
+    const float offset[2] = {static_cast<float>(kWidth), static_cast<float>(kHeight)};  // half a pixel past the centre
+    const float logit = 0.0F;
+    AttentionParams p{};
+    p.heads = 1;
+    p.head_dim = 16;
+    p.points = 1;
+    p.levels = 1;
+    p.level[0] = Level{kHeight, kWidth, 0};
+    p.aux_type = DType::kF32;
+    Accumulator<int8_t> sum;
+    gather<int8_t, AnyAux>(p, values, AuxReader<AnyAux>(p, offset, 0), AuxReader<AnyAux>(p, &logit, 0), Softmax{0.0F, 1.0F},
+        OneReference{{0.0F, 0.0F}}, sum);
+    CHECK(sum.sum[0] * Accumulator<int8_t>::kUnit == 25.0F);  // a quarter of it is inside
+    munmap(plane, kBytes);
+}
+
+// Half a warp moves eight bytes a thread at once, through sixteen pairs of banks.
+void shared_rows_meet_no_bank_twice()
+{
+    for (int32_t anchors = 1; anchors <= kMaxAnchors; ++anchors) {
+        const int32_t row = padded_to_banks(anchors);
+        CHECK(row >= anchors && row <= anchors + 1);
+        uint32_t written = 0;  // by sixteen threads, each for a camera of a query
+        for (int32_t i = 0; i < 16; ++i) {
+            written |= 1U << static_cast<uint32_t>(i * row % 16);
+        }
+        CHECK(written == 0xFFFFU);
+        uint32_t read = 0;  // by four threads each for four queries of six cameras
+        for (int32_t query = 0; query < 4; ++query) {
+            const uint32_t bank = 1U << static_cast<uint32_t>(query * 6 * row % 16);
+            CHECK((read & bank) == 0);
+            read |= bank;
+        }
+    }
+}
+
 void projection()
 {
     SpatialParams p{};
@@ -173,6 +225,8 @@ int main()
     corners_at_the_border();
     fixed_weights_sum_to_one_and_stay_close();
     int8_accumulator_at_the_extremes();
+    the_end_of_the_largest_plane();
+    shared_rows_meet_no_bank_twice();
     projection();
     return check::report();
 }

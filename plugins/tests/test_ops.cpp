@@ -43,21 +43,18 @@ std::vector<char> bytes_of(const Attributes& attributes)
     return bytes;
 }
 
-bool same(const Attributes& a, const Attributes& b)
-{
-    bool equal = a.size() == b.size();
-    for (int32_t i = 0; equal && i < a.size(); ++i) {
-        equal = a.value(i).ints == b.value(i).ints && a.value(i).floats == b.value(i).floats;
-    }
-    return equal;
-}
-
 void attributes_survive_the_plan(const OpSpec& op)
 {
     const auto c = cases::make(op, DType::kI8, DType::kF16);
     const Attributes attributes = c.attributes();
     const std::vector<char> bytes = bytes_of(attributes);
-    CHECK(same(op.parse_attributes(bytes.data(), bytes.size()), attributes));
+    const Attributes reloaded = op.parse_attributes(bytes.data(), bytes.size());
+    CHECK(bytes_of(reloaded) == bytes);
+    for (int32_t i = 0; i < op.field_count; ++i) {
+        const FieldSpec& field = op.fields[i];
+        CHECK(field.is_float() ? reloaded.floats(field.name) == attributes.floats(field.name)
+                               : reloaded.ints(field.name) == attributes.ints(field.name));
+    }
 
     // Every truncation, every flipped byte, and a byte too many are refused.
     for (size_t size = 0; size < bytes.size(); ++size) {
@@ -213,6 +210,22 @@ void wrong_calls_are_refused(const OpSpec& op)
     CHECK(check::refusal([&] { check_tensors(op, attributes, c.inputs, output); }).empty());
 }
 
+// Of 16 int8 channels, 8192 wide: with 16382 rows all corners have an index of 32 bits, with 16383 those past the end not.
+void the_largest_plane_is_the_one_that_kernels_index()
+{
+    auto c = cases::make(*find_op("MSDeformAttn"), DType::kI8, DType::kF16);
+    const auto sentence_at = [&](int64_t height) {
+        c.int_fields[0] = {height, 8192};
+        c.inputs[0] = cases::tensor(DType::kI8, {1, height * 8192, 1, 16});
+        c.inputs[1] = cases::tensor(DType::kF32, {1, 7, 2});
+        c.inputs[2] = cases::tensor(DType::kF16, {1, 7, 1, 1, 4, 2});
+        c.inputs[3] = cases::tensor(DType::kF16, {1, 7, 1, 4});
+        return check::refusal([&] { check_tensors(*c.op, c.attributes(), c.inputs, c.output(DType::kF16)); });
+    };
+    CHECK(sentence_at(16382).empty());
+    CHECK(check::contains(sentence_at(16383), "needs over 2 GiB"));
+}
+
 }  // namespace
 
 int main()
@@ -225,6 +238,7 @@ int main()
         types_are_decided_by_the_scales(*kOps[i]);
         wrong_calls_are_refused(*kOps[i]);
     }
+    the_largest_plane_is_the_one_that_kernels_index();
     CHECK(find_op("NoSuchOp") == nullptr && find_op(nullptr) == nullptr);
     return check::report();
 }

@@ -21,11 +21,18 @@ _BUILD_EPILOG = """\
 examples:
   qdbev-deploy plugins build
   qdbev-deploy plugins build --arch 87 --arch 110 --out build/boards
-  qdbev-deploy plugins build --arch 87 --toolchain plugins/cmake/jetson-aarch64.cmake
+  qdbev-deploy plugins build --arch 87 --toolchain plugins/cmake/jetson-aarch64.cmake --tensorrt-root /opt/jetson
 
 The library is built on the machine that will run it, or cross-compiled with a toolchain file. A second build reuses
 what has not changed.
 """
+
+
+def _count(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{number} is not a number from 1")
+    return number
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -35,11 +42,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "build", help="build the library with CMake", description="Build the plugin library with CMake.",
         epilog=_BUILD_EPILOG, formatter_class=raw, allow_abbrev=False,
     )  # fmt: skip
-    build.add_argument(
+    kernels = build.add_mutually_exclusive_group()
+    kernels.add_argument(
         "--arch", action="append", default=[], metavar="CC",
         help="compute capability without its dot (87: Orin, 110: Thor); may be repeated (default: this machine's GPU)",
     )  # fmt: skip
-    build.add_argument(
+    kernels.add_argument(
         "--cpu-only", action="store_true", help="the ops on the CPU only: no kernels, no TensorRT plugins"
     )
     build.add_argument(
@@ -52,7 +60,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     build.add_argument(
         "--out", type=Path, metavar="DIR", help="folder for the library (default: where it will be found)"
     )
-    build.add_argument("--jobs", type=int, metavar="N", help="compilers at once (default: one a core)")
+    build.add_argument("--jobs", type=_count, metavar="N", help="compilers at once (default: one a core)")
     info = actions.add_parser(
         "info", help="version, ABI and contents of a library", description="Say what a built library holds.",
         formatter_class=raw, allow_abbrev=False,

@@ -47,3 +47,11 @@ def test_usage(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None
 def test_build_refuses_a_bad_architecture(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["plugins", "build", "--arch", "sm_87", "--json"]) == ExitCode.BAD_INPUT
     assert json.loads(capsys.readouterr().out)["error"]["found"] == "--arch sm_87"
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--jobs", "-3"], ["--jobs", "0"], ["--jobs", "many"], ["--arch", "87", "--cpu-only"]]
+)
+def test_build_usage(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["plugins", "build", *arguments]) == ExitCode.USAGE
+    assert arguments[0] in capsys.readouterr().err

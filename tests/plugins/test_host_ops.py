@@ -8,7 +8,7 @@ import torch
 from plugin_cases import BUILDERS, Case, ms_deform_case, sample_case, spatial_case, temporal_case
 
 from qdbev_deploy.errors import QdbevError
-from qdbev_deploy.plugins import PluginLibrary
+from qdbev_deploy.plugins import DeviceTensor, PluginLibrary
 
 OPS = tuple(BUILDERS)
 ATTENTION = OPS[:3]
@@ -258,3 +258,47 @@ def test_refusals_are_sentences(library: PluginLibrary) -> None:
     flat = ms_deform_case(1)
     flat.out_shape = (5,)
     refused(flat, r"the output has shape \[5\]; the inputs make \[2, 37, 256\]")
+
+
+@pytest.mark.parametrize(
+    ("attributes", "sentence"),
+    [
+        ({"value_scale": "0.1"}, "attribute 'value_scale' of MSDeformAttn is '0.1'"),
+        ({"value_scale": np.array([0.1])}, "attribute 'value_scale'"),
+        ({"value_scale": None}, "attribute 'value_scale'"),
+        ({"value_scale": 10**400}, "attribute 'value_scale'"),
+        ({"spatial_shapes": [2**63, 1]}, "attribute 'spatial_shapes' of MSDeformAttn is 9223372036854775808"),
+        ({"spatial_shapes": [1.5, 1]}, "attribute 'spatial_shapes'"),
+        ({"spatial_shapes": "12"}, "attribute 'spatial_shapes'"),
+        ({"spatial\0shapes": [1, 1]}, "zero byte"),
+    ],
+)
+def test_attributes_that_are_no_numbers_are_refused(
+    library: PluginLibrary, attributes: dict[str, object], sentence: str
+) -> None:
+    with pytest.raises(QdbevError, match=sentence):
+        ms_deform_case(90).run(library, **attributes)
+
+
+def test_calls_that_would_damage_memory_are_refused(library: PluginLibrary) -> None:
+    case = ms_deform_case(91)
+    inputs = [tensor.numpy() for tensor in case.inputs]
+    out = np.zeros(case.out_shape, np.float32)
+    out.flags.writeable = False
+    with pytest.raises(QdbevError, match="read-only"):
+        library.run(case.op, inputs, case.attributes, out)
+    assert not out.any()
+    fresh = np.zeros(case.out_shape, np.float32)
+    with pytest.raises(QdbevError, match="zero byte"):
+        library.run(case.op + "\0", inputs, case.attributes, fresh)
+    with pytest.raises(QdbevError, match="a tensor is a list"):
+        library.run(case.op, [*inputs[:-1], [1.0]], case.attributes, fresh)  # type: ignore[list-item]
+    tensors = [DeviceTensor(0, (2**64,), "float32")] * 4
+    with pytest.raises(QdbevError, match="an extent is 18446744073709551616"):
+        library.launch(case.op, tensors, case.attributes, tensors[0])
+
+
+@pytest.mark.parametrize("threads", [-5, 0, 10**6, 2**40])
+def test_any_number_of_threads(library: PluginLibrary, threads: int) -> None:
+    case = ms_deform_case(92)
+    np.testing.assert_array_equal(case.run(library, threads=threads), case.run(library))

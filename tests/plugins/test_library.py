@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
+import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
 
-from qdbev_deploy import contract, plugins
+from qdbev_deploy import contract, machine, plugins
 from qdbev_deploy.errors import ExitCode, QdbevError
 
 
@@ -35,9 +38,9 @@ def test_ops_are_those_of_the_contract(library: plugins.PluginLibrary, name: str
     assert [item["name"] for item in described["inputs"]] == list(schema.inputs)
     assert [item["rank"] for item in described["inputs"]] == [len(shape) for shape in schema.inputs.values()]
     fields = {item["name"]: item["kind"] for item in described["fields"]}
-    # The library can also write int8; a graph of the contract does not ask for it.
-    assert fields.pop("output_scale") == "float"
-    assert fields == schema.attributes
+    assert fields == {**schema.attributes, **schema.engine_attributes}
+    optional = {item["name"] for item in described["fields"] if not item["required"]}
+    assert optional == {"value_scale", *schema.engine_attributes}
 
 
 def test_environment_names_the_library(
@@ -65,3 +68,55 @@ def test_a_file_that_is_no_library_is_refused(tmp_path: Path) -> None:
     bad.write_bytes(b"not a library")
     with pytest.raises(QdbevError, match="cannot be loaded as a plugin library"):
         plugins.library_info(bad)
+
+
+GOOD = (
+    f'{{"version": "0", "abi": {plugins.ABI}, "cuda_architectures": null, "tensorrt": null, '
+    '"ops": [{"name": "A", "inputs": [], "fields": []}]}'
+)
+
+
+def library_that_says(folder: Path, description: str | None) -> Path:
+    """A shared library with the C interface whose description is the given one."""
+    compiler = shutil.which("cc") or shutil.which("gcc")
+    if compiler is None:
+        pytest.skip("no C compiler on this machine")
+    text = "0" if description is None else json.dumps(description)
+    (folder / "fake.c").write_text(
+        f"const char* qdbev_describe(void) {{ return {text}; }}\n"
+        "int qdbev_host_run(void) { return 0; }\nint qdbev_cuda_run(void) { return 0; }\n"
+    )
+    path = folder / plugins.LIBRARY_NAME
+    subprocess.run([compiler, "-shared", "-fPIC", "-o", str(path), str(folder / "fake.c")], check=True)
+    return path
+
+
+@pytest.mark.parametrize(
+    "description",
+    [
+        None, "", "no json", "{}", "[1]", "null", "3", GOOD.replace('"0"', "0"), GOOD.replace('"A"', "1"),
+        GOOD.replace('"fields": []', '"fields": [{"name": "b"}]'), GOOD.replace('"fields": []', '"fields": 4'),
+        GOOD.replace('"tensorrt": null', '"tensorrt": 10'), GOOD.replace(f'"abi": {plugins.ABI}', '"abi": "x"'),
+        GOOD.replace("[{", "{").replace("}]}", "}}"),
+    ],
+)  # fmt: skip
+def test_a_library_that_describes_itself_wrongly_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, description: str | None
+) -> None:
+    path = library_that_says(tmp_path, description)
+    with pytest.raises(QdbevError, match="cannot be loaded as a plugin library"):
+        plugins.library_info(path)
+    monkeypatch.setenv(plugins.LIBRARY_VARIABLE, str(path))
+    line = next(finding for finding in machine.examine(("tensorrt",)) if finding.item == "plugin library")
+    assert line.status == "missing"
+
+
+def test_a_relative_path_is_that_of_the_caller(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    library_that_says(tmp_path, GOOD)
+    monkeypatch.chdir(tmp_path)
+    assert plugins.library_info(plugins.LIBRARY_NAME).path == tmp_path / plugins.LIBRARY_NAME
+
+
+def test_another_abi_is_refused_before_its_description_is_read(tmp_path: Path) -> None:
+    with pytest.raises(QdbevError, match=r"has ABI 99"):
+        plugins.library_info(library_that_says(tmp_path, '{"abi": 99}'))

@@ -50,17 +50,12 @@ public:
     void serialise(void* buffer) const;
     static Attributes parse(const char* op_name, const FieldSpec* specs, int32_t count, const void* data, size_t size);
 
-    // For adapters that hand values on field by field.
+private:
     struct Value {
         bool set = false;
         std::vector<int32_t> ints;
         std::vector<float> floats;
     };
-    int32_t size() const { return count_; }
-    const FieldSpec& spec(int32_t index) const { return specs_[index]; }
-    const Value& value(int32_t index) const { return values_[static_cast<size_t>(index)]; }
-
-private:
     Value& slot(const char* name, bool floats, int32_t count);
     const Value& get(const char* name, bool floats) const;
     [[noreturn]] void refuse(const std::string& sentence) const;

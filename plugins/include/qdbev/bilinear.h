@@ -9,7 +9,7 @@ namespace qdbev {
 struct Corners {
     int32_t index;    // of (y0, x0) in the plane; may be one row or column outside, then `inside` says so
     uint32_t inside;  // bit i: corner i lies in the plane. 0: the point contributes nothing
-    float lx;         // distance from x0 and y0, 0 <= l < 1
+    float lx;         // distance from x0 and y0, 0 <= l <= 1: a hair below zero is a whole step from -1, rounded
     float ly;
 
     QDBEV_HD bool has(int corner) const { return ((inside >> corner) & 1U) != 0; }

@@ -131,9 +131,9 @@ struct SpatialBody {
     QDBEV_HD static void run(const Params& params, const Place& at, void* shared)
     {
         const AttentionParams& p = params.attention;
-        Float2* projected = static_cast<Float2*>(shared);  // [tile query, camera, anchor]
+        Float2* projected = static_cast<Float2*>(shared);  // [tile query, camera, padded anchor]
         uint8_t* seen = reinterpret_cast<uint8_t*>(
-            projected + p.tiling.queries_per_block() * params.cameras * params.anchors);  // [tile query, camera]
+            projected + p.tiling.queries_per_block() * params.cameras * params.padded_anchors);  // [tile query, camera]
         if constexpr (Phase == 0) {
             project(params, at, projected, seen);
         } else {
@@ -153,7 +153,7 @@ struct SpatialBody {
             const int32_t y = (at.block_x / t.tiles_x) * t.tile_height + tile_query / t.tile_width;
             const bool active = x < p.query_width && y < p.query_height;
             const bool visible
-                = active && project_pillar(params, x, y, camera, projected + static_cast<size_t>(i) * params.anchors);
+                = active && project_pillar(params, x, y, camera, projected + i * params.padded_anchors);
             seen[i] = visible ? 1 : 0;
         }
     }
@@ -170,18 +170,20 @@ struct SpatialBody {
         const int64_t first = (static_cast<int64_t>(task.query) * p.heads + task.head) * samples;
         const AuxReader<Aux> offsets(p, p.offsets, 2 * first);
         const AuxReader<Aux> logits(p, p.logits, first);
-        const int32_t row = task.tile_query * params.cameras;
+        seen += task.tile_query * params.cameras;
+        projected += task.tile_query * params.cameras * params.padded_anchors;
         Sum sum;
         Softmax softmax{0.0F, 0.0F};
         int32_t cameras_seeing = 0;
-        for (int32_t camera = 0; camera < params.cameras; ++camera) {
-            if (seen[row + camera] == 0) {
+        // Pointers that walk, not indices: int8 is at the register limit, and ptxas spills for some GPUs otherwise.
+        for (int32_t camera = 0; camera < params.cameras; ++camera, ++seen, projected += params.padded_anchors) {
+            if (*seen == 0) {
                 continue;
             }
             if (cameras_seeing++ == 0) {
                 softmax = softmax_over(logits, samples);
             }
-            const AnchorReferences references{projected + (row + camera) * params.anchors, params.anchors, 0};
+            const AnchorReferences references{projected, params.anchors, 0};
             gather<Value, Aux>(p, plane_of<Value>(p, camera, task), offsets, logits, softmax, references, sum);
         }
         const float mean = 1.0F / static_cast<float>(cameras_seeing > 1 ? cameras_seeing : 1);

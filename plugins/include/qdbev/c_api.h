@@ -1,7 +1,7 @@
 /* The library's C interface: its version, its description of the ops, and the ops themselves on the CPU.
  *
  * Functions that can fail return a qdbev_status and write a sentence into `error` (cut to `error_size`, always
- * terminated, may be null). No function throws, keeps state or touches a GPU. */
+ * terminated, may be null). No function throws or keeps state, and only qdbev_cuda_run touches a GPU. */
 #pragma once
 
 #include <stddef.h>
@@ -49,7 +49,8 @@ QDBEV_API int32_t qdbev_abi(void);
  * the ops with their inputs and fields. Lives as long as the library. */
 QDBEV_API const char* qdbev_describe(void);
 
-/* Runs one op on the CPU with up to `threads` threads (0: one). The result does not depend on their number. */
+/* Runs one op on the CPU with up to `threads` threads (0: one; never more than the
+ * machine has). The result does not depend on their number. */
 QDBEV_API int32_t qdbev_host_run(const char* op, const qdbev_tensor* inputs, int32_t input_count,
     const qdbev_tensor* output, const qdbev_attribute* attributes, int32_t attribute_count, int32_t threads, char* error,
     size_t error_size);

@@ -55,7 +55,7 @@ inline Grid grid_of(const AttentionParams& p, int32_t blocks_z, int32_t shared_b
 inline int32_t shared_bytes_of(const SpatialParams& p)
 {
     const int32_t entries = p.attention.tiling.queries_per_block() * p.cameras;
-    return entries * (p.anchors * static_cast<int32_t>(sizeof(Float2)) + 1);
+    return entries * (p.padded_anchors * static_cast<int32_t>(sizeof(Float2)) + 1);
 }
 
 inline bool aligned_to(const void* pointer, size_t bytes)

@@ -203,7 +203,7 @@ QDBEV_HD void gather(const AttentionParams& p, const Value* plane, const AuxRead
 {
     constexpr bool kFast = AuxTraits<Aux>::kFast;
     constexpr int kPoints = AuxTraits<Aux>::kPoints;
-    const int32_t token_stride = p.channels();
+    const int32_t token_stride = p.channels();  // 32 bits are enough: see check_plane in ops/
     for (int32_t l = 0; l < p.levels; ++l) {
         const Level level = p.level[l];
         const float width = static_cast<float>(level.width);

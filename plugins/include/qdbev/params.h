@@ -59,11 +59,19 @@ struct DeformAttentionParams {  // MSDeformAttn and TemporalSelfAttn
     const float* reference;     // [batch or frame, query, 2]
 };
 
+// Points of a query and camera lie this far apart in shared memory. Odd, so that the threads that write one anchor of
+// neighbouring cameras meet different banks, and so do those that read one anchor of neighbouring queries.
+constexpr int32_t padded_to_banks(int32_t anchors)
+{
+    return anchors | 1;
+}
+
 struct SpatialParams {
     AttentionParams attention;
     const float* lidar2img;     // [cameras, 4, 4]
     int32_t cameras;
     int32_t anchors;
+    int32_t padded_anchors;     // see padded_to_banks
     float z_anchor[kMaxAnchors];
     float pc_range[6];
     float image_width;
