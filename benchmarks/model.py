@@ -98,10 +98,11 @@ def main() -> None:
     table = Table(title=f"one streaming step in PyTorch, {torch.get_num_threads()} threads", box=None)
     for heading in ("variant", "parameters", "GMAC", "official GMAC", "deviation", "forward ms", "of it the head ms"):
         table.add_column(heading, justify="right")
-    results: dict[str, Any] = {"threads": torch.get_num_threads()}
+    # A run of some variants leaves the others' rows, each with its own command, as they were.
+    results: dict[str, Any] = {**record.previous("model-cpu"), "threads": torch.get_num_threads()}
     for name in args.variants:
         with console.status(f"{name} ..."):
-            results[name] = row = measure(VARIANTS[name], args.runs)
+            results[name] = row = {"command": record.command(), **measure(VARIANTS[name], args.runs)}
         deviation = f"{row['gmac_deviation']:+.1%}" if "gmac_deviation" in row else "-"
         table.add_row(
             name, f"{row['parameters']:,}", f"{row['gmac']['total']:.1f}", str(row.get("official_gmac", "-")),
@@ -109,7 +110,7 @@ def main() -> None:
             f"{row['forward']['median_ms']:.0f}", f"{row['head']['median_ms']:.0f}",
         )  # fmt: skip
     console.print(table)
-    if "micro" in results:
+    if "micro" in args.variants:
         console.print(
             f"training step of micro, queue of three: {results['micro']['training_step']['median_ms']:.0f} ms"
         )

@@ -36,12 +36,23 @@ def _versions() -> dict[str, str]:
     return versions
 
 
+def command() -> str:
+    """The command line that runs this benchmark, without this machine's paths."""
+    return shlex.join(["python", *sys.orig_argv[1:]])
+
+
+def previous(name: str) -> dict[str, Any]:
+    """The results that benchmarks/results/NAME.json holds; none where there is no such file."""
+    path = RESULTS / f"{name}.json"
+    return dict(json.loads(path.read_text(encoding="utf-8"))["results"]) if path.exists() else {}
+
+
 def write(name: str, results: Any) -> Path:
     """Write benchmarks/results/NAME.json."""
     document = {
         "benchmark": name,
         "date": datetime.now(timezone.utc).strftime("%Y-%m-%d"),
-        "command": shlex.join(["python", *sys.orig_argv[1:]]),
+        "command": command(),
         "machine": {"cpu": _cpu(), "cores": len(os.sched_getaffinity(0)), "system": platform.system()},
         "versions": _versions(),
         "results": results,
