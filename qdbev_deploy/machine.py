@@ -193,10 +193,11 @@ def _check_onnxruntime(needed: bool) -> Finding:
         return _absent("ONNX Runtime", needed, "not installed", "pip install onnxruntime")
     try:
         import onnxruntime
+
+        providers = [name.removesuffix("ExecutionProvider") for name in onnxruntime.get_available_providers()]
     except Exception as error:  # a package that is there and broken: a library it needs, a wrong architecture
-        return _absent("ONNX Runtime", needed, f"{version} is installed and does not load ({error})",
-                       "pip install --force-reinstall onnxruntime; apt-get install libgomp1")  # fmt: skip
-    providers = [name.removesuffix("ExecutionProvider") for name in onnxruntime.get_available_providers()]
+        get_it = "pip install --force-reinstall onnxruntime; apt-get install libgomp1"
+        return _absent("ONNX Runtime", needed, f"{version} is installed and does not load ({error})", get_it)
     return Finding("ONNX Runtime", "ok", f"{version}; providers {', '.join(providers)}")
 
 
@@ -226,7 +227,7 @@ def _check_nvcc(needed: bool) -> Finding:
     found = nvcc()
     if found:
         return Finding("CUDA toolkit", "ok", f"nvcc {found[1]} ({found[0]})")
-    return _absent("CUDA toolkit", needed, "no nvcc on PATH, in CUDA_HOME or /usr/local/cuda",
+    return _absent("CUDA toolkit", needed, "no nvcc on PATH, in CUDA_HOME or /usr/local/cuda" + _root_note("CUDA_HOME"),
                    "install the CUDA toolkit, or set CUDA_HOME to it")  # fmt: skip
 
 
@@ -234,16 +235,31 @@ def _check_tensorrt_library(needed: bool) -> Finding:
     path = tensorrt_library()
     if path:
         return Finding("TensorRT library", "ok", str(path))
-    return _absent("TensorRT library", needed, "no libnvinfer in TENSORRT_ROOT, Python packages or system paths",
-                   "pip install 'qdbev-deploy[trt]', or set TENSORRT_ROOT")  # fmt: skip
+    where = "no libnvinfer in TENSORRT_ROOT, Python packages or system paths" + _root_note("TENSORRT_ROOT")
+    return _absent("TensorRT library", needed, where, "pip install 'qdbev-deploy[trt]', or set TENSORRT_ROOT")
 
 
 def _check_tensorrt_headers(needed: bool) -> Finding:
     found = tensorrt_headers()
     if found:
         return Finding("TensorRT headers", "ok", f"{found[1]} ({found[0]})")
-    return _absent("TensorRT headers", needed, "no NvInfer.h in TENSORRT_ROOT or the system paths; pip brings none",
-                   "apt-get install libnvinfer-headers-dev, or unpack TensorRT and set TENSORRT_ROOT")  # fmt: skip
+    where = "no NvInfer.h in TENSORRT_ROOT or system paths; pip brings none" + _root_note("TENSORRT_ROOT")
+    get_it = "apt-get install libnvinfer-headers-dev, or set TENSORRT_ROOT, or plugins build --fetch-headers"
+    return _absent("TensorRT headers", needed, where, get_it)
+
+
+def _check_training_packages(needed: bool) -> Finding:
+    wanted = ("torch", "onnxscript", "scipy", "pyyaml", "tensorboard")
+    missing = [name for name in wanted if not package_version(name)]
+    if not missing:
+        return Finding("training packages", "ok", ", ".join(f"{name} {package_version(name)}" for name in wanted))
+    return _absent("training packages", needed, f"without {', '.join(missing)}", "pip install 'qdbev-deploy[train]'")
+
+
+def _root_note(variable: str) -> str:
+    """A variable that names no folder is worth a word: the user believes it is used."""
+    value = os.environ.get(variable)
+    return f"; {variable}={value} is no folder" if value and not Path(value).is_dir() else ""
 
 
 def _check_gpu_memory_binding(needed: bool) -> Finding:
@@ -349,7 +365,7 @@ _CHECKS: tuple[tuple[Callable[[bool], Finding], tuple[Purpose, ...]], ...] = (
     (_check_tensorrt_headers, ("tensorrt",)),
     (_check_gpu_memory_binding, ("tensorrt",)),
     (_check_plugins, ("tensorrt",)),
-    (_package("PyTorch", "torch", "pip install 'qdbev-deploy[train]'"), ("train",)),
+    (_check_training_packages, ("train",)),
     (_package("nuscenes-devkit", "nuscenes-devkit", "pip install 'qdbev-deploy[data]'"), ("data",)),
     (_check_nuscenes_data, ("data",)),
 )

@@ -198,10 +198,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _report(_of_the_system(error), as_json=False)
 
 
-_EXTRA_OF_MODULE = {
-    "torch": "train", "scipy": "train", "yaml": "train", "nuscenes": "data", "cv2": "data", "PIL": "data",
-    "matplotlib": "data", "pyquaternion": "data", "tensorrt": "trt", "pycuda": "trt",
-}  # fmt: skip
+_EXTRAS = {
+    "train": ("torch", "onnxscript", "scipy", "yaml", "tensorboard"),
+    "data": ("nuscenes", "cv2", "PIL", "matplotlib", "pyquaternion"),
+    "trt": ("tensorrt", "pycuda"),
+}
+_EXTRA_OF_MODULE = {module: extra for extra, modules in _EXTRAS.items() for module in modules}
 
 
 def _missing_extra(error: ModuleNotFoundError) -> QdbevError | None:

@@ -39,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from qdbev_deploy.machine import default_purposes, examine
 
-    purposes = tuple(args.purposes or default_purposes())
+    purposes = tuple(dict.fromkeys(args.purposes or default_purposes()))
     findings = examine(purposes)
     complete = all(finding.status != "missing" for finding in findings)
     if args.json:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 
 import pytest
 
@@ -69,6 +70,38 @@ def test_without_onnxruntime_the_base_is_broken(
     assert findings["ONNX Runtime"] == {
         "item": "ONNX Runtime", "status": "missing", "detail": "not installed", "get_it": "pip install onnxruntime",
     }  # fmt: skip
+
+
+@pytest.mark.usefixtures("without_gpu")
+def test_an_onnxruntime_that_does_not_load_is_named(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Broken:
+        def __getattr__(self, name: str) -> None:
+            raise ImportError("libgomp.so.1: cannot open shared object file")
+
+    monkeypatch.setitem(sys.modules, "onnxruntime", Broken())
+    code, findings = doctor(capsys)
+    assert code == ExitCode.MISSING
+    assert findings["ONNX Runtime"]["status"] == "missing"
+    assert "libgomp.so.1" in findings["ONNX Runtime"]["detail"]
+
+
+@pytest.mark.usefixtures("without_gpu")
+def test_training_needs_all_its_packages(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    known = machine.package_version
+    monkeypatch.setattr(machine, "package_version", lambda name: None if name == "scipy" else known(name))
+    code, findings = doctor(capsys, "--for", "train", "--for", "train")
+    assert code == ExitCode.MISSING
+    assert findings["training packages"]["detail"] == "without scipy"
+
+
+@pytest.mark.usefixtures("without_gpu")
+def test_a_root_that_is_no_folder_is_named(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TENSORRT_ROOT", "/nonexistent")
+    monkeypatch.setattr(machine, "tensorrt_library", lambda: None)
+    _, findings = doctor(capsys, "--for", "tensorrt")
+    assert "TENSORRT_ROOT=/nonexistent is no folder" in findings["TensorRT library"]["detail"]
 
 
 @pytest.mark.usefixtures("without_gpu")

@@ -114,10 +114,10 @@ def test_the_heatmap_can_be_learned() -> None:
     targets, dense = some_targets(), DenseHead(SPEC)
     bev = torch.randn(SPEC.bev_cells, 1, SPEC.embed_dim, requires_grad=True)
     optimizer = torch.optim.Adam([bev, *dense.parameters()], lr=0.05)
-    first = float(dense.loss(bev, targets))
+    first = float(dense.loss(bev, targets).detach())
     for _ in range(40):
         optimizer.zero_grad()
         loss = dense.loss(bev, targets)
         loss.backward()
         optimizer.step()
-    assert float(loss) < 0.1 * first
+    assert float(loss.detach()) < 0.1 * first
