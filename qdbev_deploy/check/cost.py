@@ -12,7 +12,7 @@ from qdbev_deploy.check.devices import Device
 from qdbev_deploy.check.rules import VIEWS, WEIGHTED, is_quantised_input
 from qdbev_deploy.contract import OP_DOMAIN
 from qdbev_deploy.graph.index import Graph, attributes
-from qdbev_deploy.graph.parts import element_bytes, part_of, tensor_bytes
+from qdbev_deploy.graph.parts import element_bytes, part_of
 
 ASSUMPTIONS = (
     "peaks are the vendor's dense ones, reached in full: a bound from below, not a forecast",
@@ -168,7 +168,3 @@ def roofline(costs: list[NodeCost], device: Device) -> Roofline:
         memory += traffic_ms if traffic_ms > arithmetic_ms else 0.0
     total = sum(parts.values())
     return Roofline(device, total, dict(parts), memory / total if total else 0.0)
-
-
-def stored_bytes(graph: Graph) -> int:
-    return sum(tensor_bytes(tensor) for tensor in graph.proto.initializer)

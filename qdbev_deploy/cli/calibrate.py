@@ -42,6 +42,7 @@ def run(args: argparse.Namespace) -> int:
     if not 0 < args.percentile <= 100:
         raise QdbevError(f"--percentile {args.percentile}", "a number above 0, at most 100", "pass another")
     from qdbev_deploy.data.nuscenes import NuScenesSequences
+    from qdbev_deploy.data.splits import training_split
     from qdbev_deploy.model import load_checkpoint
     from qdbev_deploy.model.checkpoint import weights_digest
     from qdbev_deploy.quant import load_recipe, quantise, save_student
@@ -53,7 +54,7 @@ def run(args: argparse.Namespace) -> int:
     digest = weights_digest(model)
     quantise(model, recipe).eval()
     source = NuScenesSequences(args.dataroot, args.version)
-    split = args.split or ("mini_train" if source.version == "v1.0-mini" else "train")
+    split = args.split or training_split(source.version)
     rollouts = choose_rollouts(source.scenes(split), args.frames)
     count = sum(map(len, rollouts))
     if args.cache and args.cache.exists() and not args.recalibrate:

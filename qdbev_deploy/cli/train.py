@@ -87,6 +87,7 @@ def _check(args: argparse.Namespace) -> None:
 def run(args: argparse.Namespace) -> int:
     _check(args)
     from qdbev_deploy.data.nuscenes import NuScenesSequences
+    from qdbev_deploy.data.splits import training_split
     from qdbev_deploy.model import build_model, load_checkpoint, save_checkpoint
     from qdbev_deploy.quant import load_recipe, quantise, save_student
     from qdbev_deploy.train.dataset import QueueDataset
@@ -104,7 +105,7 @@ def run(args: argparse.Namespace) -> int:
         quantise(model, recipe)
     config = _config(args, model.spec.name, recipe)
     source = NuScenesSequences(args.dataroot, args.version)
-    scenes = source.scenes(args.split or ("mini_train" if source.version == "v1.0-mini" else "train"))
+    scenes = source.scenes(args.split or training_split(source.version))
     data = QueueDataset(
         source,
         scenes,

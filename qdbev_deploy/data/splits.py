@@ -15,6 +15,11 @@ _SPLITS_OF_VERSION = {
 }
 
 
+def training_split(version: str) -> str:
+    """The split that training and calibration take where nobody names one."""
+    return "mini_train" if version == "v1.0-mini" else "train"
+
+
 def splits_of(version: str, folder: Path) -> dict[str, list[str]]:
     """Scene names by split: official splits of that version, then those of `splits.json` beside the tables."""
     from nuscenes.utils.splits import create_splits_scenes

@@ -14,7 +14,7 @@ from qdbev_deploy.model import BEVFormer
 from qdbev_deploy.quant.quantise import activation_quantizers
 from qdbev_deploy.quant.quantizers import ActivationQuantizer, WeightQuantizer
 
-INT8_MIN, INT8_MAX = -128, 127
+INT8_MAX = 127
 QDQ_OPSET = 13
 # The exporter's optimiser merges Clips with what surrounds them, and with some it loses their bounds; and it merges
 # quantisers that happen to have one scale, so that nobody can tell any more which is which. Under a domain it does not

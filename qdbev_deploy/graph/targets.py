@@ -34,7 +34,6 @@ class Target:
     is_tensorrt: bool
     max_opset: int
     ops: frozenset[str] | None
-    int8_weights: bool  # takes int8 initialisers; otherwise weights come in float with their own QuantizeLinear
     element_types: frozenset[str]
 
 
@@ -43,10 +42,10 @@ _TENSORRT_TYPES = frozenset({"float", "float16", "int8", "int32", "int64", "bool
 TARGETS = {
     target.name: target
     for target in (
-        Target("trt8.6", True, 17, _TENSORRT_8_6, False, _TENSORRT_TYPES - {"int4"}),
-        Target("trt10.3", True, 20, _TENSORRT_10, True, _TENSORRT_TYPES | {"bfloat16"}),
-        Target("trt11", True, 24, _TENSORRT_10, True, _TENSORRT_TYPES | {"bfloat16"}),
-        Target("ort", False, 23, None, True, _TENSORRT_TYPES | {"bfloat16", "double", "uint4", "int16", "uint16"}),
+        Target("trt8.6", True, 17, _TENSORRT_8_6, _TENSORRT_TYPES - {"int4"}),
+        Target("trt10.3", True, 20, _TENSORRT_10, _TENSORRT_TYPES | {"bfloat16"}),
+        Target("trt11", True, 24, _TENSORRT_10, _TENSORRT_TYPES | {"bfloat16"}),
+        Target("ort", False, 23, None, _TENSORRT_TYPES | {"bfloat16", "double", "uint4", "int16", "uint16"}),
     )
 }
 

@@ -166,6 +166,15 @@ class Head(nn.Module):
         x, y, z = (code[..., i : i + 1] * (high[a] - low[a]) + low[a] for a, i in enumerate((0, 1, 4)))
         return torch.cat([x, y, code[..., 2:4], z, code[..., 5:]], dim=-1)
 
+    def bev(
+        self, features: list[Tensor], prev_bev: Tensor, use_prev_bev: Tensor, can_bus: Tensor, lidar2img: Tensor
+    ) -> Tensor:
+        """The BEV alone: all that a frame leaves to the next one.  # [cells, 1, C]"""
+        bev = self.transformer.bev(
+            features, self.bev_embedding.weight, self.positional_encoding(), prev_bev, use_prev_bev, can_bus, lidar2img
+        )
+        return bev[:, None]
+
     def forward(
         self,
         features: list[Tensor],
@@ -178,15 +187,13 @@ class Head(nn.Module):
     ) -> HeadOutputs:
         """`all_layers` gives every decoder layer's outputs, as training needs; otherwise the last one's alone."""
         transformer = self.transformer
-        bev = transformer.bev(
-            features, self.bev_embedding.weight, self.positional_encoding(), prev_bev, use_prev_bev, can_bus, lidar2img
-        )
+        bev_embed = self.bev(features, prev_bev, use_prev_bev, can_bus, lidar2img)
         position, query = self.query_embedding.weight[None].chunk(2, dim=-1)
         reference = transformer.reference_points(position).sigmoid()
-        states, codes = transformer.decoder(query, position, bev[None], reference, self.reg_branches)
+        states, codes = transformer.decoder(query, position, bev_embed[None, :, 0], reference, self.reg_branches)
         first = 0 if all_layers else len(states) - 1
         return HeadOutputs(
-            bev[:, None],
+            bev_embed,
             torch.stack([branch(state) for branch, state in zip(self.cls_branches[first:], states[first:])]),
             torch.stack([self._metres(code) for code in codes[first:]]),
         )

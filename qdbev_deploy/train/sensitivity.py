@@ -14,7 +14,6 @@ from qdbev_deploy.files import atomic_output
 from qdbev_deploy.model import BEVFormer
 from qdbev_deploy.quant.quantise import enable_parts
 from qdbev_deploy.quant.recipe import PARTS, Part
-from qdbev_deploy.streaming import can_bus_vector
 from qdbev_deploy.train.losses import detection_loss
 from qdbev_deploy.train.matching import Targets, targets_of
 
@@ -31,21 +30,19 @@ def _mean_loss(
 ) -> float:
     """Detection loss of the last decoder layer over the sequences, each streamed with its own state."""
     losses = []
+    session = model.session()
     for frames in rollouts:
-        bev = torch.zeros(model.spec.bev_cells, 1, model.spec.embed_dim)
-        previous: Frame | None = None
+        session.reset()
         for frame in frames:
             images, lidar2img = load_frame(frame, model.spec.preprocess)
-            can_bus = can_bus_vector(frame.ego, previous.ego if previous else None)
-            outputs = model.step(
-                torch.from_numpy(images), bev, torch.tensor([float(previous is not None)]), torch.from_numpy(can_bus),
-                torch.from_numpy(lidar2img),
-            )  # fmt: skip
+            output = session.step(images, lidar2img, frame.ego, frame.scene)
             loss, _ = detection_loss(
-                outputs.classes, outputs.coords, truth[frame.token], model.pts_bbox_head.code_weights
+                torch.from_numpy(output.classes),
+                torch.from_numpy(output.coords),
+                truth[frame.token],
+                model.pts_bbox_head.code_weights,
             )
             losses.append(float(loss))
-            bev, previous = outputs.bev_embed, frame
             on_frame()
     return float(np.mean(losses))
 
@@ -60,7 +57,6 @@ def sensitivity(
     truth = {
         frame.token: targets_of(data.ground_truth(frame).boxes, model.spec) for frames in rollouts for frame in frames
     }
-    model.eval()
     table = {}
     try:
         for name, parts in ROWS:

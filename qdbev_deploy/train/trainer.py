@@ -173,7 +173,8 @@ class Trainer:
         was_training = model.training
         model.eval()
         for frame in frames[:-1]:
-            bev = model.step(frame.images.to(self.world.device), *self._inputs(frame, bev)).bev_embed
+            features = model.extract_features(frame.images.to(self.world.device))
+            bev = model.pts_bbox_head.bev(features, *self._inputs(frame, bev))
         model.train(was_training)
         return bev
 
@@ -196,7 +197,7 @@ class Trainer:
                 with torch.no_grad():
                     teacher_inputs = self._inputs(frame, self._past(self.teacher, sample.frames))
                     theirs = self.teacher.extract_features(images)
-                    teacher_bev = self.teacher.head_step(theirs, *teacher_inputs).bev_embed
+                    teacher_bev = self.teacher.pts_bbox_head.bev(theirs, *teacher_inputs)
                 distilled = distillation_loss(
                     self.config.distillation,
                     self.spec,
