@@ -176,6 +176,14 @@ def test_rule_07_shift(motion: tuple[float, float], monkeypatch: pytest.MonkeyPa
     assert deviation_when(lambda: monkeypatch.setattr(head, "ego_shift", lambda *_: torch.zeros(2))) > BROKEN
 
 
+def test_rule_07_shift_knows_width_from_height() -> None:
+    # At yaw 0, 3 m along x and 4 m along y: length * cos(yaw - angle) is 3, length * sin(yaw - angle) is -4.
+    wide = dataclasses.replace(SPEC, pc_range=(-40.0, -10.0, -5.0, 40.0, 10.0, 3.0))  # 80 m wide, 20 m high
+    can_bus = torch.zeros(18)
+    can_bus[0], can_bus[1] = 3.0, 4.0
+    np.testing.assert_allclose(head.ego_shift(can_bus, wide).numpy(), [-4.0 / 80.0, 3.0 / 20.0], rtol=1e-6)
+
+
 def test_rule_07_shift_moves_only_the_previous_frame(monkeypatch: pytest.MonkeyPatch) -> None:
     forward = encoder.TemporalSelfAttention.forward
 
