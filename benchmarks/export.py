@@ -33,7 +33,6 @@ from torch import Tensor, nn
 from qdbev_deploy.contract import VARIANTS
 from qdbev_deploy.export import export_onnx
 from qdbev_deploy.export.assemble import attach_functions
-from qdbev_deploy.export.parity import UNFUSED
 from qdbev_deploy.model import BEVFormer, build_model
 from qdbev_deploy.model import encoder as encoder_module
 from qdbev_deploy.ops.constants import CLAMP_HIGH, CLAMP_LOW
@@ -42,6 +41,7 @@ from qdbev_deploy.ops.emission import emit_nodes
 from qdbev_deploy.ops.projection import project_pillars
 from qdbev_deploy.quant import load_recipe, quantise
 from qdbev_deploy.quant.quantise import observing, set_scales
+from qdbev_deploy.reference import UNFUSED
 
 THREADS = torch.get_num_threads()
 

@@ -385,25 +385,43 @@ class TensorSpec:
     meaning: str
 
 
-def stream_inputs(spec: VariantSpec) -> tuple[TensorSpec, ...]:
-    """Inputs of one streaming step, in positional order."""
+IO_CHOICES = ("fp32", "fp16", "mlperf")
+IMAGE_CHOICES = ("float32", "uint8")
+METADATA_PREFIX = "qdbev."  # of what an exported file says of itself
+
+
+def stream_inputs(spec: VariantSpec, io: str = "fp32", image: str = "float32") -> tuple[TensorSpec, ...]:
+    """Inputs of one streaming step, in positional order.
+
+    `io` fp16 makes the state FP16, mlperf the flag a tensor without axes; `image` uint8 takes native camera frames.
+    """
     height, width = spec.image_hw
     cams = len(CAMERAS)
+    frames = TensorSpec(
+        "image", "float32", (1, cams, 3, height, width), "normalised, padded camera frames, in CAMERAS order"
+    )
+    if image == "uint8":
+        shape = (1, cams, *spec.preprocess.source_hw, 3)
+        frames = TensorSpec("image", "uint8", shape, "native camera frames, RGB, in CAMERAS order")
+    state = (spec.bev_cells, 1, spec.embed_dim)
+    flag = () if io == "mlperf" else (1,)
     return (
-        TensorSpec(
-            "image", "float32", (1, cams, 3, height, width), "normalised, padded camera frames, in CAMERAS order"
-        ),
-        TensorSpec("prev_bev", "float32", (spec.bev_cells, 1, spec.embed_dim), "bev_embed of the last frame"),
-        TensorSpec("use_prev_bev", "float32", (1,), "0 on the first frame of a scene, else 1"),
+        frames,
+        TensorSpec("prev_bev", _state_dtype(io), state, "bev_embed of the last frame"),
+        TensorSpec("use_prev_bev", "float32", flag, "0 on the first frame of a scene, else 1"),
         TensorSpec("can_bus", "float32", (CAN_BUS_SIZE,), "ego motion since the last frame"),
         TensorSpec("lidar2img", "float32", (1, cams, 4, 4), "projection to the resized image"),
     )
 
 
-def stream_outputs(spec: VariantSpec) -> tuple[TensorSpec, ...]:
+def _state_dtype(io: str) -> str:
+    return "float16" if io == "fp16" else "float32"
+
+
+def stream_outputs(spec: VariantSpec, io: str = "fp32") -> tuple[TensorSpec, ...]:
     """Outputs of one streaming step, in positional order."""
     return (
-        TensorSpec("bev_embed", "float32", (spec.bev_cells, 1, spec.embed_dim), "state for the next frame"),
+        TensorSpec("bev_embed", _state_dtype(io), (spec.bev_cells, 1, spec.embed_dim), "state for the next frame"),
         TensorSpec("outputs_classes", "float32", (1, 1, spec.queries, len(CLASSES)), "class logits"),
         TensorSpec("outputs_coords", "float32", (1, 1, spec.queries, len(BOX_CODE)), "box codes, centres in metres"),
     )

@@ -23,15 +23,19 @@ MAY_IMPORT = {
     "plugins": {"errors", "contract"},
     "machine": {"errors", "plugins"},
     "plugin_build": {"errors", "files", "machine", "plugins"},
+    "reference": {"errors", "contract"},
     "data": BASE,
-    "evaluate": BASE | {"data"},
     "ops": BASE,
     "model": BASE | {"ops"},
     "quant": BASE | {"ops", "model"},
     "train": BASE | {"ops", "model", "quant", "data"},
     "graph": BASE,
     "check": BASE | {"graph"},
-    "export": BASE | {"graph", "ops", "model", "quant", "data"},
+    "export": BASE | {"graph", "ops", "model", "quant", "data", "reference"},
+    "engine": BASE | {"graph", "check", "data", "reference"},
+    "evaluate": BASE | {"data", "engine"},
+    "bench": BASE | {"graph", "data", "engine"},
+    "report": BASE | {"engine", "bench"},
 }
 NEEDS_TORCH = {"ops", "model", "quant", "train", "export"}
 

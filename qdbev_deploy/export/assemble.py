@@ -9,7 +9,7 @@ import onnx
 from onnx import helper
 
 from qdbev_deploy import __version__
-from qdbev_deploy.contract import CAMERAS, CONTRACT_VERSION, OP_DOMAIN, OP_VERSION
+from qdbev_deploy.contract import CAMERAS, CONTRACT_VERSION, METADATA_PREFIX, OP_DOMAIN, OP_VERSION
 from qdbev_deploy.errors import ExitCode, QdbevError
 from qdbev_deploy.export.options import ExportOptions
 from qdbev_deploy.export.streaming_graph import StreamingGraph, graph_inputs, graph_outputs
@@ -20,7 +20,6 @@ from qdbev_deploy.graph.opset import to_opset17
 from qdbev_deploy.graph.quantised import feed_values_as_integers, fold_weight_views, pack_int4
 from qdbev_deploy.ops.functions import op_function
 
-METADATA_PREFIX = "qdbev."
 IR_VERSION = 10
 
 

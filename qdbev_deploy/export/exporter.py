@@ -14,10 +14,10 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
+from qdbev_deploy.data.stream_frames import PARITY_FRAMES, StreamFrame, parity_frames
 from qdbev_deploy.errors import QdbevError
 from qdbev_deploy.export.assemble import assemble
 from qdbev_deploy.export.carriers import with_carriers
-from qdbev_deploy.export.frames import PARITY_FRAMES, StreamFrame, parity_frames
 from qdbev_deploy.export.options import DEFAULT_OPSET, DEFORM_CONV_OPSET, INT4_OPSET, ExportOptions
 from qdbev_deploy.export.parity import ParityReport, prove
 from qdbev_deploy.export.streaming_graph import StreamingGraph
@@ -164,7 +164,7 @@ def _verify(
         parity = prove(graph, proto, taps, frames, "the caller's frames", progress)
     else:
         say("frames for parity")
-        with parity_frames(graph.spec, graph.options, dataroot, count) as (frames_are, found):
+        with parity_frames(graph.spec, graph.options.image, dataroot, count) as (frames_are, found):
             parity = prove(graph, proto, taps, found, frames_are, progress)
     _compare_weights(graph.model, proto, parity)
     parity.judge()

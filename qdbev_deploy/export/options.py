@@ -5,10 +5,9 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
+from qdbev_deploy.contract import IMAGE_CHOICES, IO_CHOICES
 from qdbev_deploy.errors import QdbevError
 
-IO_CHOICES = ("fp32", "fp16", "mlperf")
-IMAGE_CHOICES = ("float32", "uint8")
 CARRIERS = ("int8", "int4")
 CLIPS = ("exact", "relaxed")
 OPSETS = range(17, 22)

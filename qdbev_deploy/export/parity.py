@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,9 +14,10 @@ import onnx
 import torch
 
 from qdbev_deploy.boxes import decode
+from qdbev_deploy.data.stream_frames import StreamFrame
 from qdbev_deploy.export.debug_copy import FORCED, RecordedIntegers, forced_copy, recording_integers
-from qdbev_deploy.export.frames import StreamFrame
 from qdbev_deploy.export.streaming_graph import DTYPES, StreamingGraph, graph_inputs, graph_outputs
+from qdbev_deploy.reference import UNFUSED, Feeds, session_of
 from qdbev_deploy.streaming import StreamingSession
 
 Array = npt.NDArray[Any]
@@ -24,7 +25,6 @@ Array = npt.NDArray[Any]
 CENTER_TOLERANCE_M = 1e-3
 INTEGER_SHARE_TOLERANCE = 1e-4  # of an activation's elements may differ, by one step: ties of float arithmetic
 CONTROL_FRAMES = 4
-UNFUSED = {"session.disable_quant_qdq": "1"}
 
 
 @dataclass
@@ -147,38 +147,6 @@ class ParityReport:
         }
 
 
-def session_of(model: onnx.ModelProto | bytes | str, config: dict[str, str] = UNFUSED, level: Any = None) -> Any:
-    """An ONNX Runtime session on the CPU. Without its own Q/DQ fusion unless asked: TensorRT rounds no biases."""
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    if level is not None:
-        options.graph_optimization_level = level
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # torch wants the cores, too
-    for key, value in config.items():
-        options.add_session_config_entry(key, value)
-    content = model.SerializeToString() if isinstance(model, onnx.ModelProto) else model
-    return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
-
-
-class _Feeds:
-    """The step's arguments as arrays of the types and shapes that the exported graph asks for."""
-
-    def __init__(self, graph: StreamingGraph) -> None:
-        self._specs = graph_inputs(graph.spec, graph.options)
-
-    def __call__(self, image: Array, prev_bev: Any, use_prev: bool, can_bus: Array, lidar2img: Array) -> dict[str, Any]:
-        state = self._specs[1]
-        # A first frame's state may hold anything; what must not be read is not a number.
-        previous = np.full(state.shape, np.nan, state.dtype) if prev_bev is None else prev_bev
-        values = (image, previous, float(use_prev), can_bus, lidar2img)
-        return {
-            spec.name: np.ascontiguousarray(value, dtype=spec.dtype).reshape(spec.shape)
-            for spec, value in zip(self._specs, values, strict=True)
-        }
-
-
 def prove(
     graph: StreamingGraph,
     model: onnx.ModelProto,
@@ -198,10 +166,10 @@ def prove(
     names = [item.name for item in graph_outputs(graph.spec, graph.options)]
     report.outputs = dict.fromkeys(names, 0.0)
     report.activations = {name: ActivationParity() for name in taps}
-    feeds = _Feeds(graph)
+    feeds = Feeds(graph_inputs(graph.spec, graph.options))
     reference = _Reference(graph, feeds, names, taps, report, model)
 
-    def stream_of(config: dict[str, str]) -> StreamingSession:
+    def stream_of(config: Mapping[str, str]) -> StreamingSession:
         runtime = session_of(model, config)
         return StreamingSession(lambda *arguments: tuple(runtime.run(names, feeds(*arguments))))
 
@@ -244,7 +212,7 @@ class _Reference:
     def __init__(
         self,
         graph: StreamingGraph,
-        feeds: _Feeds,
+        feeds: Feeds,
         names: list[str],
         taps: dict[str, str],
         report: ParityReport,

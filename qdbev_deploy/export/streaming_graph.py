@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from qdbev_deploy.contract import CAMERAS, TensorSpec, VariantSpec, stream_inputs, stream_outputs
+from qdbev_deploy.contract import TensorSpec, VariantSpec, stream_inputs, stream_outputs
 from qdbev_deploy.export.options import ExportOptions
 from qdbev_deploy.model import BEVFormer
 
@@ -15,23 +15,12 @@ DTYPES = {"float32": torch.float32, "float16": torch.float16, "uint8": torch.uin
 
 def graph_inputs(spec: VariantSpec, options: ExportOptions) -> tuple[TensorSpec, ...]:
     """The contract's inputs with the options applied."""
-    image, prev_bev, use_prev_bev, *rest = stream_inputs(spec)
-    if options.image == "uint8":
-        shape = (1, len(CAMERAS), *spec.preprocess.source_hw, 3)
-        image = TensorSpec("image", "uint8", shape, "native camera frames, RGB, in CAMERAS order")
-    if options.io == "fp16":
-        prev_bev = TensorSpec(prev_bev.name, "float16", prev_bev.shape, prev_bev.meaning)
-    if options.io == "mlperf":
-        use_prev_bev = TensorSpec(use_prev_bev.name, use_prev_bev.dtype, (), use_prev_bev.meaning)
-    return (image, prev_bev, use_prev_bev, *rest)
+    return stream_inputs(spec, options.io, options.image)
 
 
 def graph_outputs(spec: VariantSpec, options: ExportOptions) -> tuple[TensorSpec, ...]:
     """The contract's outputs with the options applied."""
-    bev_embed, *rest = stream_outputs(spec)
-    if options.io == "fp16":
-        bev_embed = TensorSpec(bev_embed.name, "float16", bev_embed.shape, bev_embed.meaning)
-    return (bev_embed, *rest)
+    return stream_outputs(spec, options.io)
 
 
 class StreamingGraph(nn.Module):

@@ -11,8 +11,8 @@ import torch
 
 from qdbev_deploy.contract import BackboneSpec, VariantSpec
 from qdbev_deploy.data.preprocess import preprocess, scale_lidar2img
+from qdbev_deploy.data.stream_frames import StreamFrame
 from qdbev_deploy.data.synth.rig import make_rig
-from qdbev_deploy.export.frames import StreamFrame
 from qdbev_deploy.export.options import ExportOptions
 from qdbev_deploy.model import BEVFormer, build_model
 from qdbev_deploy.quant import Recipe, load_recipe, quantise

@@ -21,8 +21,9 @@ from qdbev_deploy.data.preprocess import preprocess
 from qdbev_deploy.errors import QdbevError
 from qdbev_deploy.export import ExportReport, export_onnx
 from qdbev_deploy.export.options import ExportOptions
-from qdbev_deploy.export.parity import prove, session_of
+from qdbev_deploy.export.parity import prove
 from qdbev_deploy.export.streaming_graph import StreamingGraph
+from qdbev_deploy.reference import session_of
 from tests.export.students import DEFORMABLE, PLAIN, SHORT, float_model, frames
 
 LEVELS = ("ORT_DISABLE_ALL", "ORT_ENABLE_BASIC", "ORT_ENABLE_EXTENDED", "ORT_ENABLE_ALL")

@@ -16,10 +16,11 @@ from qdbev_deploy.contract import VariantSpec
 from qdbev_deploy.export import ExportReport, export_onnx
 from qdbev_deploy.export.carriers import CarriedActivation
 from qdbev_deploy.export.exporter import _compare_weights
-from qdbev_deploy.export.parity import ParityReport, session_of
+from qdbev_deploy.export.parity import ParityReport
 from qdbev_deploy.graph.index import Graph, attributes
 from qdbev_deploy.graph.quantised import weight_dequantizers
 from qdbev_deploy.quant.quantise import integers
+from qdbev_deploy.reference import session_of
 from tests.export.students import DEFORMABLE, PLAIN, SHORT, frames, student
 from tests.export.test_export_float import LEVELS, feed
 

@@ -15,7 +15,6 @@ import numpy.typing as npt
 
 from qdbev_deploy.contract import VariantSpec
 from qdbev_deploy.errors import QdbevError
-from qdbev_deploy.export.options import ExportOptions
 from qdbev_deploy.streaming import EgoState
 
 PARITY_FRAMES = 20
@@ -33,14 +32,15 @@ class StreamFrame:
 
 @contextmanager
 def parity_frames(
-    spec: VariantSpec, options: ExportOptions, dataroot: str | os.PathLike[str] | None, count: int = PARITY_FRAMES
+    spec: VariantSpec, image: str, dataroot: str | os.PathLike[str] | None, count: int = PARITY_FRAMES
 ) -> Iterator[tuple[str, Iterator[StreamFrame]]]:
     """(what the frames are, the frames), half of them from one scene and half from another, so that the state resets.
 
-    Without a data root a synthetic nuScenes of two scenes is drawn into a temporary folder.
+    `image` as in `contract.stream_inputs`. Without a data root a synthetic nuScenes of two scenes is drawn into a
+    temporary folder.
     """
     if dataroot is not None:
-        yield f"two scenes of {Path(dataroot).name}", _frames(spec, options, dataroot, count)
+        yield f"two scenes of {Path(dataroot).name}", _frames(spec, image, dataroot, count)
         return
     from qdbev_deploy.data.synth.write import synthesise
 
@@ -48,12 +48,10 @@ def parity_frames(
         root = Path(folder) / "synthetic"
         # One process: a caller's script without a main guard would be run again by every other one.
         synthesise(root, scenes=2, frames=max((count + 1) // 2, 2), sweeps="none", workers=1)
-        yield "two scenes of a synthetic nuScenes", _frames(spec, options, root, count)
+        yield "two scenes of a synthetic nuScenes", _frames(spec, image, root, count)
 
 
-def _frames(
-    spec: VariantSpec, options: ExportOptions, dataroot: str | os.PathLike[str], count: int
-) -> Iterator[StreamFrame]:
+def _frames(spec: VariantSpec, image_form: str, dataroot: str | os.PathLike[str], count: int) -> Iterator[StreamFrame]:
     from qdbev_deploy.data.nuscenes import NuScenesSequences
     from qdbev_deploy.data.preprocess import preprocess, read_image, scale_lidar2img
 
@@ -77,5 +75,5 @@ def _frames(
                 f"{spec.preprocess.source_hw[0]}x{spec.preprocess.source_hw[1]}, which variant '{spec.name}' takes",
                 "pass --no-verify, or prove it from Python on frames of that size",
             )
-        image = native if options.image == "uint8" else preprocess(native, spec.preprocess)
+        image = native if image_form == "uint8" else preprocess(native, spec.preprocess)
         yield StreamFrame(image[None], scale_lidar2img(frame.lidar2img, spec.preprocess)[None], frame.ego, frame.scene)

@@ -1,0 +1,1 @@
+"""Backends behind one interface; build, precision guard, parity, bundles."""

@@ -1,0 +1,60 @@
+"""ONNX Runtime on the CPU as the reference that everything else is held against: its session and its feeds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+
+from qdbev_deploy.contract import TensorSpec
+
+Array = npt.NDArray[Any]
+
+# Without this, ONNX Runtime fuses Q/DQ on its own account and rounds biases to int32, which TensorRT does not.
+UNFUSED: Mapping[str, str] = {"session.disable_quant_qdq": "1"}
+
+
+def session_of(
+    model: onnx.ModelProto | bytes | str,
+    config: Mapping[str, str] = UNFUSED,
+    level: Any = None,
+    threads: int | None = None,
+    spin: bool = False,
+) -> Any:
+    """An ONNX Runtime session on the CPU, quiet; `threads` None leaves their number to it.
+
+    Without `spin` its threads sleep between operators, so that others of this process have the cores.
+    """
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    if level is not None:
+        options.graph_optimization_level = level
+    if threads is not None:
+        options.intra_op_num_threads = threads
+    options.add_session_config_entry("session.intra_op.allow_spinning", "1" if spin else "0")
+    for key, value in config.items():
+        options.add_session_config_entry(key, value)
+    content = model.SerializeToString() if isinstance(model, onnx.ModelProto) else model
+    return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+
+
+class Feeds:
+    """The step's arguments as arrays of the types and shapes that a graph's inputs ask for."""
+
+    def __init__(self, inputs: Sequence[TensorSpec]) -> None:
+        self._specs = tuple(inputs)
+
+    def __call__(self, image: Array, prev_bev: Any, use_prev: bool, can_bus: Array, lidar2img: Array) -> dict[str, Any]:
+        state = self._specs[1]
+        # A first frame's state may hold anything; what must not be read is not a number.
+        previous = np.full(state.shape, np.nan, state.dtype) if prev_bev is None else prev_bev
+        values = (image, previous, float(use_prev), can_bus, lidar2img)
+        return {
+            spec.name: np.ascontiguousarray(value, dtype=spec.dtype).reshape(spec.shape)
+            for spec, value in zip(self._specs, values, strict=True)
+        }
