@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from onnx import NodeProto, TensorProto
 
 from qdbev_deploy.check.devices import Device
-from qdbev_deploy.check.rules import VIEWS, WEIGHTED, is_quantised_input
+from qdbev_deploy.check.rules import VIEWS, is_quantised_input
 from qdbev_deploy.contract import OP_DOMAIN
-from qdbev_deploy.graph.index import Graph, attributes
+from qdbev_deploy.graph.index import WEIGHTED, Graph, attributes
 from qdbev_deploy.graph.parts import element_bytes, part_of
 
 ASSUMPTIONS = (
@@ -91,9 +91,7 @@ def node_costs(graph: Graph) -> tuple[list[NodeCost], list[str]]:
         if macs is None:
             unknown.append(node.name)
             continue
-        int8 = node.op_type in WEIGHTED and all(
-            is_quantised_input(graph, node.input[index]) for index in WEIGHTED[node.op_type]
-        )
+        int8 = node.op_type in WEIGHTED and all(is_quantised_input(graph, name) for name in node.input[:2])
         moved = sum(_bytes_of(graph, name) for name in (*node.input, *node.output))
         costs.append(NodeCost(node.name, part_of(node.name), node.op_type, macs, int8, moved))
     return costs, unknown

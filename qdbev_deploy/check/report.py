@@ -7,8 +7,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import onnx
-
 from qdbev_deploy.check.cost import (
     ASSUMPTIONS,
     Roofline,
@@ -21,8 +19,9 @@ from qdbev_deploy.check.devices import device_named
 from qdbev_deploy.check.rules import Finding, findings
 from qdbev_deploy.errors import QdbevError
 from qdbev_deploy.graph.files import read_onnx
-from qdbev_deploy.graph.index import Graph
+from qdbev_deploy.graph.index import Graph, with_shapes
 from qdbev_deploy.graph.lowering import lower
+from qdbev_deploy.graph.normalise import normalise
 from qdbev_deploy.graph.parts import weight_bytes
 from qdbev_deploy.graph.targets import target_named
 from qdbev_deploy.plugins import library_info
@@ -69,21 +68,24 @@ def check_onnx(path: str | os.PathLike[str], target: str, gpu: str | None = None
     """Lower the file for the target in memory and hold the result against its rules. No GPU is needed."""
     chosen = target_named(target)
     device = device_named(gpu) if gpu else None
-    model = _with_shapes(read_onnx(path))
+    model = with_shapes(read_onnx(path))
+    refused: list[Finding] = []
     try:
         lowered, notes = lower(model, chosen)
-        refused: list[Finding] = []
-    except QdbevError as error:  # a pass that met a form it has no words for: that is a finding, not an accident
-        lowered, notes = model, []
+    except QdbevError as error:  # what no pass has words for is a finding, not an accident
+        lowered, notes = model, normalise(model)
         refused = [Finding("lowering", "(file)", f"{error.found}. Needed: {error.needed}")]
     graph = Graph(lowered)
+    found = findings(graph, chosen)
+    if any(finding.rule in ("uint8", "zero-point", "zero-point-missing") for finding in found):
+        refused = []  # the rules say it of every node
     costs, unknown = node_costs(graph)
     plugins, library = _plugins(graph, chosen.is_tensorrt)
     return CheckReport(
         file=Path(path).name,
         target=chosen.name,
         lowered=notes,
-        findings=[*refused, *findings(graph, chosen)],
+        findings=[*refused, *found],
         plugins=plugins,
         plugin_library=library,
         coverage=coverage(costs),
@@ -92,17 +94,6 @@ def check_onnx(path: str | os.PathLike[str], target: str, gpu: str | None = None
         roofline=roofline(costs, device) if device else None,
         not_known=unknown,
     )
-
-
-def _with_shapes(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Shapes that the file does not state itself; where inference fails, what it states must do."""
-    known = {value.name for value in model.graph.value_info}
-    if all(name in known for node in model.graph.node for name in node.output[:1]):
-        return model
-    try:
-        return onnx.shape_inference.infer_shapes(model, data_prop=True)
-    except (onnx.shape_inference.InferenceError, ValueError, RuntimeError):
-        return model
 
 
 def _plugins(graph: Graph, is_tensorrt: bool) -> tuple[dict[str, bool], str]:

@@ -11,10 +11,9 @@ import onnx
 from onnx import NodeProto, TensorProto
 
 from qdbev_deploy.contract import OP_DOMAIN
-from qdbev_deploy.graph.index import STANDARD_DOMAINS, Graph, attributes, standard_opset
+from qdbev_deploy.graph.index import STANDARD_DOMAINS, WEIGHTED, Graph, attributes, standard_opset
 from qdbev_deploy.graph.targets import Target
 
-WEIGHTED = {"Conv": (0, 1), "ConvTranspose": (0, 1), "Gemm": (0, 1), "MatMul": (0, 1)}
 VIEWS = frozenset({"Reshape", "Transpose", "Unsqueeze", "Squeeze", "Flatten", "Slice", "Identity", "Split", "Concat"})
 COMMUTING = VIEWS | {"MaxPool", "Gather", "Resize"}
 _INTEGER_OPS = ("QLinearConv", "QLinearMatMul", "ConvInteger", "MatMulInteger", "DynamicQuantizeLinear")
@@ -159,7 +158,7 @@ def weighted_inputs(graph: Graph, target: Target) -> Iterator[Finding]:
     for node in graph.proto.node:
         if node.op_type not in WEIGHTED:
             continue
-        activation, weight = (is_quantised_input(graph, node.input[index]) for index in WEIGHTED[node.op_type])
+        activation, weight = (is_quantised_input(graph, node.input[index]) for index in (0, 1))
         if activation and not weight and is_constant_chain(graph, node.input[1]):
             yield Finding("weighted-op", _name(node), "a quantised activation meets a float weight: it runs in float",
                           "warning")  # fmt: skip

@@ -1,35 +1,47 @@
-"""Quantise a trained float checkpoint without training (PTQ).
+"""Quantise a trained float model without training (PTQ): a checkpoint, or any ONNX file of the streaming contract.
 
 Activations are observed over rolled-out sequences: first frames, steady driving, turns. The scales go into a cache,
-which is used again for the same weights, recipe and method, and refused for others. With --sensitivity, each part is
-quantised alone and the loss it costs is printed and drawn.
+which is used again for the same weights, recipe and method, and refused for others. With --onnx nothing needs torch:
+the file runs in ONNX Runtime, and Q/DQ are inserted where the exporter places them. With --sensitivity, each part of a
+checkpoint is quantised alone and the loss it costs is printed and drawn.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from qdbev_deploy.cli.progress import progress_bar
 from qdbev_deploy.errors import ExitCode, QdbevError
+
+if TYPE_CHECKING:
+    from qdbev_deploy.calibration.cache import CalibrationCache
+    from qdbev_deploy.data.nuscenes import Frame, NuScenesSequences
 
 EPILOG = """\
 examples:
   qdbev-deploy calibrate --checkpoint teacher.pt --recipe w8a8 --dataroot data/synth -o ptq.pt
   qdbev-deploy calibrate --checkpoint teacher.pt --recipe w4a6 --dataroot data/synth --method entropy -o ptq.pt
   qdbev-deploy calibrate --checkpoint teacher.pt --recipe w4a6 --dataroot data/synth --sensitivity -o sensitivity.json
+  qdbev-deploy calibrate --onnx float.onnx --recipe w8a8 --dataroot /data/nuscenes -o int8.onnx --cache int8.json
 """
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--checkpoint", required=True, help="trained float checkpoint")
-    parser.add_argument("--variant", help="what the checkpoint is, where it does not say so itself")
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--checkpoint", help="trained float checkpoint; needs torch")
+    source.add_argument("--onnx", type=Path, help="float ONNX file with the contract's inputs; needs no torch")
+    parser.add_argument("--variant", help="what the model is, where its file does not say so itself")
     parser.add_argument("--recipe", required=True, help="w8a8, w6a6, w4a8, w4a6, or a YAML file")
     parser.add_argument("--dataroot", required=True, help="nuScenes, real or synthetic")
     parser.add_argument("--version", help="data set version, where the root holds several")
     parser.add_argument("--split", help="scenes to calibrate on (default: the training split of the version)")
-    parser.add_argument("-o", "--out", required=True, type=Path, help="student checkpoint, or the table as JSON")
+    parser.add_argument(
+        "-o", "--out", required=True, type=Path, help="student checkpoint, quantised ONNX file, or the table as JSON"
+    )
     parser.add_argument("--method", default="mse", choices=("minmax", "percentile", "entropy", "mse"))
     parser.add_argument("--percentile", type=float, default=99.99, help="of --method percentile (default: 99.99)")
     parser.add_argument("--frames", type=int, default=64, help="frames to observe (default: 64)")
@@ -41,36 +53,91 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     if not 0 < args.percentile <= 100:
         raise QdbevError(f"--percentile {args.percentile}", "a number above 0, at most 100", "pass another")
-    from qdbev_deploy.data.nuscenes import NuScenesSequences
-    from qdbev_deploy.data.splits import training_split
+    if args.onnx is not None:
+        return _quantise_onnx(args)
+    return _quantise_checkpoint(args)
+
+
+class _Drives:
+    """The frames to calibrate on, found when they are first asked for: a cache that fits needs none."""
+
+    def __init__(self, args: argparse.Namespace) -> None:
+        self._args = args
+        self._found: tuple[NuScenesSequences, list[tuple[Frame, ...]], str] | None = None
+
+    def _open(self) -> tuple[NuScenesSequences, list[tuple[Frame, ...]], str]:
+        if self._found is None:
+            from qdbev_deploy.calibration.rollouts import choose_rollouts
+            from qdbev_deploy.data.nuscenes import NuScenesSequences
+            from qdbev_deploy.data.splits import training_split
+
+            source = NuScenesSequences(self._args.dataroot, self._args.version)
+            split = self._args.split or training_split(source.version)
+            rollouts = choose_rollouts(source.scenes(split), self._args.frames)
+            frames = sum(map(len, rollouts))
+            said = f"{frames} frames of {len(rollouts)} scenes of {split}, {source.version}"
+            self._found = source, rollouts, said
+        return self._found
+
+    @property
+    def source(self) -> NuScenesSequences:
+        return self._open()[0]
+
+    @property
+    def rollouts(self) -> list[tuple[Frame, ...]]:
+        return self._open()[1]
+
+    @property
+    def frames(self) -> int:
+        return sum(map(len, self.rollouts))
+
+    @property
+    def said(self) -> str:
+        return self._open()[2]
+
+
+# (rollouts, what to call after each frame) -> scale of each activation
+_Observer = Callable[[Sequence[Sequence["Frame"]], Callable[[], object]], dict[str, float]]
+
+
+def _cache(
+    args: argparse.Namespace, digest: str, recipe: Any, drives: _Drives, observer: _Observer, passes: int = 1
+) -> CalibrationCache:
+    """The scales from a cache that fits, or from frames; then they are cached."""
+    from qdbev_deploy.calibration.cache import CalibrationCache
+
+    if args.cache and args.cache.exists() and not args.recalibrate:
+        return CalibrationCache.load(args.cache, digest, recipe, args.method)
+    with progress_bar("observing", drives.frames * passes) as advance:
+        scales = observer(drives.rollouts, advance)
+    cache = CalibrationCache(digest, recipe.digest, args.method, drives.said, scales)
+    if args.cache:
+        cache.save(args.cache)
+    return cache
+
+
+def _quantise_checkpoint(args: argparse.Namespace) -> int:
+    from qdbev_deploy.calibration import load_recipe
     from qdbev_deploy.model import load_checkpoint
     from qdbev_deploy.model.checkpoint import weights_digest
-    from qdbev_deploy.quant import load_recipe, quantise, save_student
-    from qdbev_deploy.train.calibration import CalibrationCache, choose_rollouts, observe, scales_of
+    from qdbev_deploy.quant import quantise, save_student
+    from qdbev_deploy.train.calibration import apply_scales, observe, scales_of
     from qdbev_deploy.train.sensitivity import ROWS, sensitivity
 
     recipe = load_recipe(args.recipe)
     model = load_checkpoint(args.checkpoint, args.variant)
     digest = weights_digest(model)
     quantise(model, recipe).eval()
-    source = NuScenesSequences(args.dataroot, args.version)
-    split = args.split or training_split(source.version)
-    rollouts = choose_rollouts(source.scenes(split), args.frames)
-    count = sum(map(len, rollouts))
-    if args.cache and args.cache.exists() and not args.recalibrate:
-        cache = CalibrationCache.load(args.cache, digest, recipe, args.method)
-    else:
-        with progress_bar("observing", count) as advance:
-            histograms = observe(model, rollouts, advance)
-        data = f"{count} frames of {len(rollouts)} scenes of {split}, {source.version}"
-        scales = scales_of(model, histograms, args.method, args.percentile)
-        cache = CalibrationCache(digest, recipe.digest, args.method, data, scales)
-        if args.cache:
-            cache.save(args.cache)
-    cache.apply(model)
+    drives = _Drives(args)
+
+    def observer(rollouts: Sequence[Sequence[Frame]], on_frame: Callable[[], object]) -> dict[str, float]:
+        return scales_of(model, observe(model, rollouts, on_frame), args.method, args.percentile)
+
+    cache = _cache(args, digest, recipe, drives, observer)
+    apply_scales(cache, model)
     if args.sensitivity:
-        with progress_bar("measuring", count * len(ROWS)) as advance:
-            table = sensitivity(model, source, rollouts, advance)
+        with progress_bar("measuring", drives.frames * len(ROWS)) as advance:
+            table = sensitivity(model, drives.source, drives.rollouts, advance)
         return _report_table(args, recipe.name, table, cache.data)
     save_student(args.out, model, recipe, {"calibration": cache.method, "calibration_data": cache.data})
     if args.json:
@@ -78,6 +145,50 @@ def run(args: argparse.Namespace) -> int:
         print(json.dumps(report))
     else:
         print(f"{args.out}: {recipe.name}, {len(cache.scales)} activation scales by {cache.method} from {cache.data}")
+    return int(ExitCode.DONE)
+
+
+def _quantise_onnx(args: argparse.Namespace) -> int:
+    from qdbev_deploy.calibration import load_recipe
+    from qdbev_deploy.graph.files import write_onnx
+    from qdbev_deploy.ptq import FloatFile
+
+    if args.sensitivity:
+        raise QdbevError(
+            "--sensitivity with --onnx", "--checkpoint: the loss is computed in torch", "pass --checkpoint, or leave it"
+        )
+    if args.out.suffix != ".onnx" or args.out.resolve() == args.onnx.resolve():
+        raise QdbevError(f"-o {args.out} with --onnx {args.onnx}", "the name of another ONNX file", "pass -o int8.onnx")
+    recipe = load_recipe(args.recipe)
+    file = FloatFile.open(args.onnx, recipe, args.variant)
+
+    def observer(rollouts: Sequence[Sequence[Frame]], on_frame: Callable[[], object]) -> dict[str, float]:
+        return file.scales(file.observe(rollouts, on_frame), args.method, args.percentile)
+
+    cache = _cache(args, file.sha256, recipe, _Drives(args), observer, len(file.groups))
+    cache.require(file.names())
+    model = file.quantised(cache.scales, {"calibration": cache.method, "calibration_data": cache.data})
+    write_onnx(model, args.out)
+    report = {
+        "file": str(args.out),
+        "recipe": recipe.name,
+        "method": cache.method,
+        "data": cache.data,
+        "weights": len(file.weights()),
+        "activations": len(cache.scales),
+        "file_bytes": args.out.stat().st_size,
+        "notes": file.notes,
+    }
+    if args.json:
+        print(json.dumps(report))
+        return int(ExitCode.DONE)
+    print(
+        f"{args.out}: {recipe.name}, {report['weights']} weights and {report['activations']} activations as integers, "
+        f"{args.out.stat().st_size / 1e6:.1f} MB\nscales by {cache.method} from {cache.data}"
+    )
+    for note in file.notes:
+        print(f"note: {note}")
+    print(f"next: qdbev-deploy check {args.out} --target trt10.3")
     return int(ExitCode.DONE)
 
 

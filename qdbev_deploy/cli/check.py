@@ -48,7 +48,7 @@ def _print(report: CheckReport) -> None:
     console = Console(highlight=False)
     console.print(f"{report.file} for {report.target}")
     for note in report.lowered:
-        console.print(f"  lowered: {escape(note)}")
+        console.print(f"  lowered: {escape(note)}", soft_wrap=True)
     alike: dict[tuple[str, str, str], list[str]] = {}
     for finding in report.findings:
         alike.setdefault((finding.level, finding.rule, finding.says), []).append(finding.node)

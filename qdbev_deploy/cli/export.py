@@ -163,7 +163,11 @@ def _print_parity(console: Any, parity: Any, seconds: float) -> None:
         )
         for row in rows:
             table.add_row(*row)
+    for run, scores in parity.scores.items():
+        table.add_row(f"NDS, {run}", f"{scores.nds:.4f}" if scores.nds is not None else "cannot be scored", "reported")
     console.print(table)
+    if parity.scores:
+        console.print(f"NDS is that of these {parity.scored_frames} frames: enough to compare runs, and no benchmark")
     console.print("parity holds" if parity.passed else "parity FAILS:")
     for failure in parity.failures:
         console.print(f"  {failure}", highlight=False)

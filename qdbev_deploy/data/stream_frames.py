@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +16,9 @@ import numpy.typing as npt
 from qdbev_deploy.contract import VariantSpec
 from qdbev_deploy.errors import QdbevError
 from qdbev_deploy.streaming import EgoState
+
+if TYPE_CHECKING:
+    from qdbev_deploy.data.nuscenes import Frame
 
 PARITY_FRAMES = 20
 
@@ -28,6 +31,8 @@ class StreamFrame:
     lidar2img: npt.NDArray[np.float32]  # [1, 6, 4, 4], to the resized image
     ego: EgoState
     scene: str
+    origin: Frame | None = None  # where it comes from a data set,
+    nusc: Any = None  # with that data set, which knows its ground truth
 
 
 @contextmanager
@@ -53,7 +58,6 @@ def parity_frames(
 
 def _frames(spec: VariantSpec, image_form: str, dataroot: str | os.PathLike[str], count: int) -> Iterator[StreamFrame]:
     from qdbev_deploy.data.nuscenes import NuScenesSequences
-    from qdbev_deploy.data.preprocess import preprocess, read_image, scale_lidar2img
 
     sequences = NuScenesSequences(dataroot)
     names = sequences.scene_names[:2]
@@ -68,12 +72,20 @@ def _frames(spec: VariantSpec, image_form: str, dataroot: str | os.PathLike[str]
     first = max(count // 2, count - len(scenes[1].frames))
     chosen = [*scenes[0].frames[:first], *scenes[1].frames]
     for frame in chosen[:count]:
-        native = np.stack([read_image(path) for path in frame.image_paths])
-        if native.shape[1:3] != spec.preprocess.source_hw:
-            raise QdbevError(
-                f"frames of {native.shape[1]}x{native.shape[2]} pixels in {dataroot}",
-                f"{spec.preprocess.source_hw[0]}x{spec.preprocess.source_hw[1]}, which variant '{spec.name}' takes",
-                "pass --no-verify, or prove it from Python on frames of that size",
-            )
-        image = native if image_form == "uint8" else preprocess(native, spec.preprocess)
-        yield StreamFrame(image[None], scale_lidar2img(frame.lidar2img, spec.preprocess)[None], frame.ego, frame.scene)
+        yield stream_frame(frame, spec, image_form, sequences.nusc)
+
+
+def stream_frame(frame: Frame, spec: VariantSpec, image_form: str, nusc: Any = None) -> StreamFrame:
+    """A frame of a data set with its pictures, in the form that the graph's image input asks for."""
+    from qdbev_deploy.data.preprocess import preprocess, read_image, scale_lidar2img
+
+    native = np.stack([read_image(path) for path in frame.image_paths])
+    if native.shape[1:3] != spec.preprocess.source_hw:
+        raise QdbevError(
+            f"frames of {native.shape[1]}x{native.shape[2]} pixels in {frame.image_paths[0].parent}",
+            f"{spec.preprocess.source_hw[0]}x{spec.preprocess.source_hw[1]}, which variant '{spec.name}' takes",
+            "use the images as nuScenes ships them",
+        )
+    image = native if image_form == "uint8" else preprocess(native, spec.preprocess)
+    lidar2img = scale_lidar2img(frame.lidar2img, spec.preprocess)[None]
+    return StreamFrame(image[None], lidar2img, frame.ego, frame.scene, frame, nusc)

@@ -14,6 +14,7 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
+from qdbev_deploy.calibration.recipe import Recipe
 from qdbev_deploy.data.stream_frames import PARITY_FRAMES, StreamFrame, parity_frames
 from qdbev_deploy.errors import QdbevError
 from qdbev_deploy.export.assemble import assemble
@@ -28,7 +29,6 @@ from qdbev_deploy.model import BEVFormer
 from qdbev_deploy.model.checkpoint import weights_digest
 from qdbev_deploy.model.resnet import DeformableConv
 from qdbev_deploy.quant.quantise import integers, is_quantised
-from qdbev_deploy.quant.recipe import Recipe
 
 NOT_PROVED = (
     "that ONNX Runtime computes from this file what torch computes",

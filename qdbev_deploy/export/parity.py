@@ -13,8 +13,9 @@ import numpy.typing as npt
 import onnx
 import torch
 
-from qdbev_deploy.boxes import decode
+from qdbev_deploy.agreement import CENTER_TOLERANCE_M, BoxParity, larger
 from qdbev_deploy.data.stream_frames import StreamFrame
+from qdbev_deploy.export.accuracy import Accuracy, RunScores
 from qdbev_deploy.export.debug_copy import FORCED, RecordedIntegers, forced_copy, recording_integers
 from qdbev_deploy.export.streaming_graph import DTYPES, StreamingGraph, graph_inputs, graph_outputs
 from qdbev_deploy.reference import UNFUSED, Feeds, session_of
@@ -22,7 +23,6 @@ from qdbev_deploy.streaming import StreamingSession
 
 Array = npt.NDArray[Any]
 
-CENTER_TOLERANCE_M = 1e-3
 INTEGER_SHARE_TOLERANCE = 1e-4  # of an activation's elements may differ, by one step: ties of float arithmetic
 CONTROL_FRAMES = 4
 
@@ -42,39 +42,6 @@ class ActivationParity:
         self.largest_step = max(self.largest_step, int(gap.max(initial=0)))
 
 
-def _larger(old: float, new: Any) -> float:
-    """The larger of two differences; a NaN stays, where Python's own max may lose it."""
-    return float(np.maximum(old, new))
-
-
-@dataclass
-class BoxParity:
-    """Every query's box, and the detections that remain after decoding."""
-
-    center_m: float = 0.0
-    size_m: float = 0.0
-    score: float = 0.0
-    detections: int = 0
-    detections_moved: int = 0  # of them, those without a partner of the same class within the tolerance
-
-    def add(self, ours: list[Array], theirs: list[Array], spec: Any) -> None:
-        a, b = (outputs[2].reshape(-1, outputs[2].shape[-1]).astype(np.float64) for outputs in (ours, theirs))
-        with np.errstate(over="ignore", invalid="ignore"):  # an untrained or broken model may say any logarithm
-            sizes = [np.exp(codes[:, [2, 3, 5]]) for codes in (a, b)]
-            scores = [1 / (1 + np.exp(-outputs[1].astype(np.float64))) for outputs in (ours, theirs)]
-            self.center_m = _larger(self.center_m, np.abs(a[:, [0, 1, 4]] - b[:, [0, 1, 4]]).max())
-            self.size_m = _larger(self.size_m, np.abs(sizes[0] - sizes[1]).max())
-            self.score = _larger(self.score, np.abs(scores[0] - scores[1]).max())
-        first, second = (decode(outputs[1], outputs[2], spec) for outputs in (ours, theirs))
-        self.detections += len(first)
-        if len(first) and len(second):
-            apart = np.abs(first.center[:, None] - second.center[None]).max(axis=-1)
-            apart[first.label[:, None] != second.label[None]] = np.inf
-            self.detections_moved += int((apart.min(axis=1) > CENTER_TOLERANCE_M).sum())
-        else:
-            self.detections_moved += len(first)
-
-
 @dataclass
 class ParityReport:
     """What was compared, how far it was apart, and what was asked."""
@@ -92,6 +59,9 @@ class ParityReport:
     activations: dict[str, ActivationParity] = field(default_factory=dict)
     default_mode_boxes: BoxParity | None = None  # ONNX Runtime's own fusion of Q/DQ, which rounds biases to int32
     default_mode_error: str | None = None  # where that mode refuses the file
+    # NDS and mAP of "torch", "onnxruntime" and "default mode", each with its own state; few frames, so only a hint.
+    scores: dict[str, RunScores] = field(default_factory=dict)
+    scored_frames: int = 0
     weights_used: set[str] = field(default_factory=set)  # modules whose quantised weights a step reads
     failures: list[str] = field(default_factory=list)
 
@@ -138,6 +108,8 @@ class ParityReport:
             "activations": {name: vars(item) for name, item in self.activations.items()},
             "default_mode_boxes": vars(self.default_mode_boxes) if self.default_mode_boxes else None,
             "default_mode_error": self.default_mode_error,
+            "scores": {run: vars(scores) for run, scores in self.scores.items()},
+            "scored_frames": self.scored_frames,
             "asked": {
                 "box_center_m": CENTER_TOLERANCE_M,
                 "activation_integers_different": INTEGER_SHARE_TOLERANCE,
@@ -174,12 +146,13 @@ def prove(
         return StreamingSession(lambda *arguments: tuple(runtime.run(names, feeds(*arguments))))
 
     expected_stream, ours = StreamingSession(reference.step), stream_of(UNFUSED)
-    others: list[tuple[BoxParity, StreamingSession, int]] = []
+    accuracy = Accuracy(graph.spec)
+    others: list[tuple[str, BoxParity, StreamingSession, int]] = []
     if taps:
         report.step_boxes, report.control_boxes = BoxParity(), BoxParity()
-        others = [(report.control_boxes, StreamingSession(reference.control_step), CONTROL_FRAMES)]
+        others = [("", report.control_boxes, StreamingSession(reference.control_step), CONTROL_FRAMES)]
         try:
-            others.append((default_boxes := BoxParity(), stream_of({}), sys.maxsize))
+            others.append(("default mode", default_boxes := BoxParity(), stream_of({}), sys.maxsize))
             report.default_mode_boxes = default_boxes
         except Exception as error:  # ONNX Runtime's own classes, which derive from nothing narrower
             report.default_mode_error = str(error).strip().splitlines()[0]
@@ -192,16 +165,22 @@ def prove(
             found = [output.bev_embed, output.classes, output.coords]
             for name, left, right in zip(names, arrays, found, strict=True):
                 gap = np.abs(left.astype(np.float64) - right.astype(np.float64)).max()
-                report.outputs[name] = _larger(report.outputs[name], gap)
+                report.outputs[name] = larger(report.outputs[name], gap)
             report.boxes.add(arrays, found, graph.spec)
-            for boxes, stream, limit in others:
+            accuracy.add_frame(frame)
+            accuracy.add("torch", frame, *arrays[1:])
+            accuracy.add("onnxruntime", frame, *found[1:])
+            for run, boxes, stream, limit in others:
                 if report.frames < limit:
                     other = stream.step(*arguments)
                     boxes.add(arrays, [other.bev_embed, other.classes, other.coords], graph.spec)
+                    if run:
+                        accuracy.add(run, frame, other.classes, other.coords)
             report.resets.append(expected.reset_reason)
             report.frames += 1
             if progress is not None:
                 progress(report.frames)
+    report.scores, report.scored_frames = accuracy.scores(), len(accuracy.frames)
     report.weights_used = reference.recorded.weights_used
     return report
 

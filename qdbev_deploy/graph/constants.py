@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
+import numpy.typing as npt
 import onnx
 from onnx import helper, numpy_helper
+from onnx.reference import ReferenceEvaluator
 
-from qdbev_deploy.graph.index import Graph, remove_unused, sort_nodes
+from qdbev_deploy.graph.index import STANDARD_DOMAINS, Graph, remove_unused, sort_nodes
 
 _WORTH_SHARING_BYTES = 1 << 16
+_VIEWS = {"Identity", "Transpose", "Slice", "Reshape", "Unsqueeze", "Squeeze", "Split", "Expand", "Cast"}
 
 
 def share_broadcasts(model: onnx.ModelProto) -> int:
@@ -69,3 +74,17 @@ def name_constants(model: onnx.ModelProto) -> int:
         for index, name in enumerate(node.input):
             node.input[index] = names.get(name, name)
     return len(names)
+
+
+def stored(graph: Graph, name: str) -> npt.NDArray[Any] | None:
+    """What a tensor holds that is stored, or a view or cast of what is stored; None where it is computed."""
+    maker = graph.producer.get(name)
+    if maker is None or maker.op_type not in _VIEWS or maker.domain not in STANDARD_DOMAINS:
+        return graph.constant(name)
+    operands = {item: stored(graph, item) for item in maker.input if item}
+    if any(operand is None for operand in operands.values()):
+        return None
+    opset = {entry.domain: entry.version for entry in graph.model.opset_import}
+    outputs = ReferenceEvaluator(maker, opsets=opset).run(None, operands)
+    array: npt.NDArray[Any] = list(outputs)[list(maker.output).index(name)]
+    return array

@@ -13,6 +13,8 @@ from onnx import NodeProto, TensorProto, helper, numpy_helper
 from qdbev_deploy.contract import OP_DOMAIN
 
 STANDARD_DOMAINS = ("", "ai.onnx")
+# Ops that multiply by a weight, which is their second input.
+WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 
 
 class Graph:
@@ -81,6 +83,31 @@ def standard_opset(model: onnx.ModelProto) -> int:
     return int(next(entry.version for entry in model.opset_import if entry.domain in STANDARD_DOMAINS))
 
 
+def constant_nodes(graph: Graph) -> set[str]:
+    """Names of the nodes that no input of the graph reaches: a builder computes them once. Nodes must be sorted."""
+    computed = {value.name for value in graph.proto.input if value.name not in graph.initializers}
+    constant = set()
+    for node in graph.proto.node:
+        if any(name in computed for name in node.input):
+            computed.update(node.output)
+        else:
+            constant.add(node.name)
+    return constant
+
+
+def name_nodes(model: onnx.ModelProto) -> None:
+    """Give every node a name of its own: files of others, and what is inlined from a function, have none."""
+    taken: set[str] = set()
+    for node in model.graph.node:
+        base = name = node.name or f"{node.op_type}:{next(filter(None, node.output), '')}"
+        count = 1
+        while name in taken:
+            count += 1
+            name = f"{base}#{count}"
+        taken.add(name)
+        node.name = name
+
+
 def replace_input(nodes: Iterable[NodeProto], old: str, new: str) -> None:
     for node in nodes:
         for index, name in enumerate(node.input):
@@ -136,3 +163,14 @@ def sort_nodes(model: onnx.ModelProto) -> None:
         nodes = [NodeProto.FromString(graph.node[index].SerializeToString()) for index in order]
         del graph.node[:]
         graph.node.extend(nodes)
+
+
+def with_shapes(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Shapes that the file does not state itself; where inference fails, what it states must do."""
+    known = {value.name for value in model.graph.value_info}
+    if all(name in known for node in model.graph.node for name in node.output[:1]):
+        return model
+    try:
+        return onnx.shape_inference.infer_shapes(model, data_prop=True)
+    except (onnx.shape_inference.InferenceError, ValueError, RuntimeError):
+        return model

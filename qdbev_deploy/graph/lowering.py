@@ -11,6 +11,7 @@ from onnx import helper, numpy_helper
 from qdbev_deploy.contract import OP_DOMAIN, OP_VERSION
 from qdbev_deploy.errors import QdbevError
 from qdbev_deploy.graph.index import STANDARD_DOMAINS, Graph, attributes, remove_unused, sort_nodes, standard_opset
+from qdbev_deploy.graph.normalise import normalise, require_normal
 from qdbev_deploy.graph.opset import to_opset17
 from qdbev_deploy.graph.quantised import expand_int4, weights_in_float
 from qdbev_deploy.graph.targets import Target, target_named
@@ -129,10 +130,13 @@ PASSES: dict[str, tuple[Pass, ...]] = {
 
 def lower(model: onnx.ModelProto, target: str | Target) -> tuple[onnx.ModelProto, list[str]]:
     """(a copy as that target parses it, what was changed in sentences). The model itself stays as it is."""
-    name = target.name if isinstance(target, Target) else target_named(target).name
+    chosen = target if isinstance(target, Target) else target_named(target)
     lowered = onnx.ModelProto.FromString(model.SerializeToString())
-    notes = []
-    for step in PASSES[name]:
+    notes: list[str] = []
+    if chosen.is_tensorrt:
+        notes += normalise(lowered)
+        require_normal(lowered)
+    for step in PASSES[chosen.name]:
         if count := step.apply(lowered):
             notes.append(f"{step.does} ({count})")
     return lowered, notes

@@ -8,12 +8,12 @@ from typing import Any
 
 import torch
 
+from qdbev_deploy.calibration.recipe import Recipe, recipe_from_dict
 from qdbev_deploy.contract import VariantSpec, variant
 from qdbev_deploy.errors import QdbevError
 from qdbev_deploy.model import BEVFormer, build_model, load_checkpoint, save_checkpoint
 from qdbev_deploy.model.checkpoint import load_known, misfit, mismatch, read_checkpoint, require_finite
 from qdbev_deploy.quant.quantise import quantise
-from qdbev_deploy.quant.recipe import Recipe, recipe_from_dict
 
 
 def save_student(

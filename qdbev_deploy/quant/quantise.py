@@ -11,6 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from qdbev_deploy.calibration.grid import Grid
+from qdbev_deploy.calibration.histogram import Histogram, Method
+from qdbev_deploy.calibration.recipe import Part, Recipe, part_of, resolve
 from qdbev_deploy.errors import QdbevError
 from qdbev_deploy.model import BEVFormer
 from qdbev_deploy.model.head import Branch
@@ -18,10 +21,7 @@ from qdbev_deploy.model.layers import PackedAttention
 from qdbev_deploy.model.resnet import DeformableConv
 from qdbev_deploy.model.taps import Tap
 from qdbev_deploy.quant.fold import fold_batch_norms
-from qdbev_deploy.quant.grid import Grid
-from qdbev_deploy.quant.observers import Histogram, Method
 from qdbev_deploy.quant.quantizers import ActivationQuantizer, WeightQuantizer
-from qdbev_deploy.quant.recipe import Part, Recipe, part_of, resolve
 
 
 def _weight_owners(model: BEVFormer) -> tuple[dict[str, tuple[nn.Module, str]], list[str]]:

@@ -7,10 +7,10 @@ import math
 import torch
 from torch import Tensor, nn
 
-from qdbev_deploy.quant.grid import Grid
-from qdbev_deploy.quant.observers import Histogram
-
-SMALLEST_SCALE = 1e-7  # keeps an all-zero tensor's scale finite and positive
+from qdbev_deploy.calibration.grid import Grid
+from qdbev_deploy.calibration.histogram import Histogram
+from qdbev_deploy.calibration.weights import SMALLEST_SCALE, best_weight_scale
+from qdbev_deploy.quant.observers import count
 
 
 def _log(scale: Tensor) -> Tensor:
@@ -46,7 +46,7 @@ class ActivationQuantizer(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         if self.histogram is not None:
-            self.histogram.add(x.detach())
+            count(self.histogram, x)
             return x
         if not (self.enabled and self.scale_is_set):
             return x
@@ -69,7 +69,7 @@ class WeightQuantizer(nn.Module):
     def __init__(self, weight: Tensor, grid: Grid) -> None:
         super().__init__()
         self.grid = grid
-        self.log_scale = nn.Parameter(_log(best_weight_scale(weight.detach(), grid)))
+        self.log_scale = nn.Parameter(_log(_best_scale(weight.detach(), grid)))
         self.register_buffer("_zero_point", torch.zeros(len(weight)), persistent=False)
         self.enabled = True
 
@@ -97,14 +97,7 @@ class WeightQuantizer(nn.Module):
         return f"{self.grid.qmin}..{self.grid.qmax}, {len(self.log_scale)} channels"
 
 
-def best_weight_scale(weight: Tensor, grid: Grid, candidates: int = 40) -> Tensor:
-    """Per channel, among fractions of the scale that just avoids clipping, the one of least squared error."""
-    flat = weight.flatten(1).float()
-    widest = flat.abs().amax(dim=1).clamp(min=SMALLEST_SCALE) / grid.qmax
-    best, best_error = widest, torch.full_like(widest, math.inf)
-    for fraction in torch.linspace(0.35, 1.0, candidates):
-        scale = widest * fraction
-        rounded = (flat / scale[:, None]).round().clamp(grid.qmin, grid.qmax) * scale[:, None]
-        error = (flat - rounded).square().sum(dim=1)
-        best, best_error = torch.where(error < best_error, scale, best), torch.minimum(error, best_error)
-    return best
+def _best_scale(weight: Tensor, grid: Grid) -> Tensor:
+    if weight.is_meta:  # shapes alone are asked for
+        return weight.new_ones(len(weight))
+    return torch.from_numpy(best_weight_scale(weight.float().cpu().numpy(), grid)).to(weight.device)

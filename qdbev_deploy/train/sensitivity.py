@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from qdbev_deploy.calibration.recipe import PARTS, Part
 from qdbev_deploy.data.nuscenes import Frame, NuScenesSequences
 from qdbev_deploy.data.preprocess import load_frame
 from qdbev_deploy.files import atomic_output
 from qdbev_deploy.model import BEVFormer
 from qdbev_deploy.quant.quantise import enable_parts
-from qdbev_deploy.quant.recipe import PARTS, Part
 from qdbev_deploy.train.losses import detection_loss
 from qdbev_deploy.train.matching import Targets, targets_of
 

@@ -135,6 +135,31 @@ def test_views_of_weights_are_folded_into_their_integers() -> None:
     assert np.array_equal(run(model), before)
 
 
+def test_weights_that_share_a_zero_point_are_folded_apart() -> None:
+    """As the exporter leaves the kernels of several deformable convolutions: flattened, then with two axes again."""
+    arrays = {"zero": np.zeros(4, np.int8), "flat": np.array([4, 27]), "kernel": np.array([4, 27, 1, 1])}
+    nodes = []
+    for index, source in enumerate(("x", "y")):
+        arrays[f"w{index}.integers"] = RNG.integers(-8, 8, (4, 3, 3, 3)).astype(np.int8)
+        arrays[f"w{index}.scale"] = RNG.random(4).astype(np.float32) + 0.1
+        nodes += [
+            helper.make_node(
+                "DequantizeLinear", [f"w{index}.integers", f"w{index}.scale", "zero"], [f"w{index}"], axis=0
+            ),
+            helper.make_node("Reshape", [f"w{index}", "flat"], [f"f{index}"]),
+            helper.make_node("Reshape", [f"f{index}", "kernel"], [f"k{index}"]),
+            helper.make_node("Conv", [source, f"k{index}"], [f"c{index}"]),
+        ]
+    model = graph_of(
+        [*nodes, helper.make_node("Add", ["c0", "c1"], ["out"])], {"x": (1, 27, 2, 2), "y": (1, 27, 2, 2)}, arrays
+    )
+    before = run(model)
+    assert quantised.fold_weight_views(model) == 4
+    onnx.checker.check_model(model, full_check=True)
+    assert [node.op_type for node in model.graph.node] == ["DequantizeLinear", "Conv"] * 2 + ["Add"]
+    assert np.array_equal(run(model), before)
+
+
 def test_broadcast_constants_are_stored_once() -> None:
     wide = np.broadcast_to(RNG.standard_normal((1, 64, 32)).astype(np.float32), (40, 64, 32)).copy()
     model = graph_of(

@@ -44,13 +44,16 @@ def _drop_zero_point(model: onnx.ModelProto) -> None:
 
 
 def _uint8(model: onnx.ModelProto) -> None:
-    _set("z", np.array(128, np.uint8))(model)
+    _set("z", np.array(7, np.uint8))(model)
 
 
 def _int8_clip(model: onnx.ModelProto) -> None:
     model.graph.initializer.append(numpy_helper.from_array(np.int8(31), "high"))
     model.graph.node.insert(1, helper.make_node("Clip", ["q", "", "high"], ["clipped"], name="clip"))
     model.graph.node[2].input[0] = "clipped"
+    # Others read the unclipped integers: no Clip before Q would do for both.
+    model.graph.node.append(helper.make_node("DequantizeLinear", ["q", "s", "z"], ["whole"], name="whole"))
+    model.graph.output.append(helper.make_tensor_value_info("whole", TensorProto.FLOAT, [1, 3, 5, 5]))
 
 
 def _computed_scale(model: onnx.ModelProto) -> None:

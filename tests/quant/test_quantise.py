@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from qdbev_deploy.calibration.recipe import PARTS, part_of
 from qdbev_deploy.contract import VARIANTS, stream_inputs
 from qdbev_deploy.errors import QdbevError
 from qdbev_deploy.model import BEVFormer, build_model, load_checkpoint
@@ -20,7 +21,6 @@ from qdbev_deploy.quant.quantise import (
     set_scales,
     weight_quantizers,
 )
-from qdbev_deploy.quant.recipe import PARTS, part_of
 
 SPEC = VARIANTS["micro"]
 

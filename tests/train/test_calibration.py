@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from qdbev_deploy.calibration.rollouts import choose_rollouts
 from qdbev_deploy.cli import main
 from qdbev_deploy.data.nuscenes import NuScenesSequences
 from qdbev_deploy.errors import ExitCode, QdbevError
 from qdbev_deploy.model import build_model, save_checkpoint
 from qdbev_deploy.quant import integers, load_model
-from qdbev_deploy.train.calibration import choose_rollouts
 
 
 @pytest.fixture(scope="module")

@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
+from qdbev_deploy.calibration.recipe import Recipe, part_of, recipe_from_dict, shipped_recipes
 from qdbev_deploy.errors import QdbevError
 from qdbev_deploy.model import build_model
 from qdbev_deploy.quant import load_recipe, quantise
 from qdbev_deploy.quant.quantise import activation_quantizers, weight_quantizers
-from qdbev_deploy.quant.recipe import Recipe, part_of, recipe_from_dict, shipped_recipes
 
 GOOD: dict[str, Any] = {
     "name": "test",

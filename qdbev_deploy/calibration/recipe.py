@@ -10,8 +10,8 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
 
+from qdbev_deploy.calibration.grid import MAX_BITS, MIN_BITS
 from qdbev_deploy.errors import QdbevError
-from qdbev_deploy.quant.grid import MAX_BITS, MIN_BITS
 
 Part = Literal["backbone", "neck", "encoder", "decoder"]
 PARTS: tuple[Part, ...] = ("backbone", "neck", "encoder", "decoder")  # the order of progressive training

@@ -1,0 +1,74 @@
+"""The calibration cache: scales, and what they were made for."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from qdbev_deploy.calibration.histogram import Method
+from qdbev_deploy.calibration.recipe import Recipe
+from qdbev_deploy.errors import QdbevError
+from qdbev_deploy.files import write_json
+
+CACHE_FORMAT = "qdbev-deploy calibration cache"
+CACHE_VERSION = 1
+
+
+@dataclass(frozen=True)
+class CalibrationCache:
+    """Scales, and what they hold for: other weights, another recipe or method make it worthless."""
+
+    model: str  # digest of the float weights
+    recipe: str  # digest of the recipe
+    method: Method
+    data: str  # which frames, in words
+    scales: dict[str, float]
+
+    def save(self, path: Path) -> None:
+        write_json(path, {"format": CACHE_FORMAT, "version": CACHE_VERSION, **self.__dict__})
+
+    @classmethod
+    def load(cls, path: Path, model: str, recipe: Recipe, method: Method) -> CalibrationCache:
+        """Read a cache and refuse it where it was made for something else."""
+        again = f"pass --recalibrate to make it anew, or another --cache than {path}"
+        try:
+            content: Any = json.loads(path.read_text(encoding="utf-8"))
+            if content["format"] != CACHE_FORMAT or content["version"] != CACHE_VERSION:
+                raise ValueError(f"format {content['format']!r}, version {content['version']!r}")
+            cache = cls(
+                str(content["model"]),
+                str(content["recipe"]),
+                content["method"],
+                str(content["data"]),
+                {str(name): float(scale) for name, scale in content["scales"].items()},
+            )
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise QdbevError(f"{path} is no calibration cache ({error!r})", "a cache of this release", again) from error
+        for what, cached, current in (
+            ("weights", cache.model, model),
+            ("recipe", cache.recipe, recipe.digest),
+            ("method", cache.method, method),
+        ):
+            if cached != current:
+                raise QdbevError(
+                    f"{path} was made for other {what} ({cached[:12]}, not {current[:12]})",
+                    "a cache of this model, recipe and method",
+                    again,
+                )
+        return cache
+
+    def require(self, activations: Iterable[str]) -> None:
+        """Refuse a cache that has not one sound scale for each of these activations, and no other."""
+        wrong = sorted(set(activations) ^ set(self.scales)) or [
+            name for name, scale in self.scales.items() if not (math.isfinite(scale) and scale > 0)
+        ]
+        if wrong:
+            raise QdbevError(
+                f"a calibration cache that does not fit at '{wrong[0]}'",
+                "one positive scale an activation",
+                "pass --recalibrate",
+            )
