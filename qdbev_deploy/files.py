@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import json
 import os
 import shutil
+import signal
+import threading
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,7 +30,8 @@ def atomic_output(path: str | os.PathLike[str], *, overwrite: bool = True) -> It
     """Yield a fresh sibling of `path` to write a file or a folder into; it takes the name `path` on success.
 
     On any exception, Ctrl-C included, the sibling is removed and what stood at `path` is untouched. A folder is
-    replaced in two renames, so that a reader sees the old one, none, or the new one, never a mixture.
+    replaced in two renames, so that a reader sees the old one, none, or the new one, never a mixture; of several that
+    write the same name at once, the last one to finish has it.
     """
     target = Path(path)
     if target.exists() and not overwrite:
@@ -37,23 +42,71 @@ def atomic_output(path: str | os.PathLike[str], *, overwrite: bool = True) -> It
             "an existing folder for the output",
             f"mkdir -p {target.parent}",
         )
-    unique = uuid.uuid4().hex[:12]
-    partial = target.with_name(f".{target.name}.{unique}.partial")
+    partial = target.with_name(f".{target.name}.{uuid.uuid4().hex[:12]}.partial")
     try:
         yield partial
-        if partial.is_dir() and target.is_dir():
-            replaced = target.with_name(f".{target.name}.{unique}.replaced")
-            os.rename(target, replaced)
-            try:
-                os.rename(partial, target)
-            except BaseException:
-                os.rename(replaced, target)
-                raise
-            _remove(replaced)
+        if partial.is_dir():
+            _rename_folder(partial, target)
         else:
             os.replace(partial, target)
     finally:
         _remove(partial)
+
+
+_RENAME_ATTEMPTS = 100
+
+
+def _rename_folder(partial: Path, target: Path) -> None:
+    """Give the folder its name, in place of one that has it. Others may do the same: who loses tries again."""
+    replaced = target.with_name(f"{partial.name.removesuffix('.partial')}.replaced")
+    try:
+        with _not_interrupted():
+            for _ in range(_RENAME_ATTEMPTS):
+                try:
+                    os.rename(partial, target)
+                    return
+                except OSError as error:
+                    if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                        raise
+                with contextlib.suppress(FileNotFoundError):  # somebody else has just moved it away
+                    os.rename(target, replaced)
+                try:
+                    os.rename(partial, target)
+                    return
+                except OSError as error:
+                    if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                        if replaced.exists() and not target.exists():
+                            os.rename(replaced, target)
+                        raise
+                _remove(replaced)  # it was replaced, if by somebody else
+        raise QdbevError(f"{target} is written by others over and over", "a name that one program writes",
+                         "choose another output")  # fmt: skip
+    finally:
+        _remove(replaced)
+
+
+@contextlib.contextmanager
+def _not_interrupted() -> Iterator[None]:
+    """Signals that would break in between two renames wait until both are done.
+
+    By handlers and not by a mask: a library's thread may take a signal that the main thread masks.
+    """
+    if threading.current_thread() is not threading.main_thread():  # where Python never raises KeyboardInterrupt
+        yield
+        return
+    came: list[int] = []
+    before = {
+        number: signal.signal(number, lambda number, _: came.append(number))
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+        if signal.getsignal(number) is not None  # None: set by other than Python, which could not be set again
+    }
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        for came_in in came:
+            signal.raise_signal(came_in)
 
 
 def write_json(path: str | os.PathLike[str], value: Any) -> None:

@@ -292,7 +292,7 @@ def _check_plugins(needed: bool) -> Finding:
     built = f"kernels for {architectures}" if architectures else "no CUDA kernels, CPU ops only"
     tensorrt = f"plugins for TensorRT {info.tensorrt}" if info.tensorrt else "no TensorRT plugins"
     detail = f"{info.version}, ABI {info.abi}; {built}; {tensorrt} ({info.path})"
-    problems, command = _plugin_problems(info)
+    problems, command = plugin_problems(info)
     if needed and problems:
         return Finding("plugin library", "missing", "; ".join([detail, *problems]), command)
     return Finding("plugin library", "ok", detail)
@@ -323,7 +323,7 @@ def _tensorrt_major() -> int | None:
     return int(match.group(1)) if match else None
 
 
-def _plugin_problems(info: LibraryInfo) -> tuple[list[str], str]:
+def plugin_problems(info: LibraryInfo) -> tuple[list[str], str]:
     """Why the library cannot serve TensorRT on this machine's GPUs, and the command that builds one that can."""
     problems = []
     driver = cuda_driver()

@@ -15,6 +15,8 @@ from qdbev_deploy.errors import QdbevError
 
 Vector3 = tuple[float, float, float]
 
+MAX_GAP_S = 2.0  # between two frames; after a longer one the past is forgotten
+
 
 @dataclass(frozen=True)
 class EgoState:
@@ -100,7 +102,7 @@ class StreamingSession:
     stays as it was. A step that raises leaves the state as it was, too.
     """
 
-    def __init__(self, step: Step, *, max_gap_s: float = 2.0) -> None:
+    def __init__(self, step: Step, *, max_gap_s: float = MAX_GAP_S) -> None:
         if not max_gap_s > 0:
             raise QdbevError(f"max_gap_s {max_gap_s}", "a positive number of seconds", "pass another max_gap_s")
         self._step = step

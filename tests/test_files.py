@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import math
+import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -71,3 +75,40 @@ def test_json_is_json(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="not JSON compliant"):
         write_json(tmp_path / "a.json", {"a": math.nan})
     assert (tmp_path / "a.json").read_text() == '{\n  "a": 1\n}\n'
+
+
+def test_two_folders_for_one_name_at_once(tmp_path: Path) -> None:
+    """Each writer's folder is whole, the last one stays, and nothing is left of the others."""
+    code = (
+        "import sys\n"
+        "from pathlib import Path\n"
+        "from qdbev_deploy.files import atomic_output\n"
+        "for count in range(60):\n"
+        "    with atomic_output(Path(sys.argv[1])) as partial:\n"
+        "        partial.mkdir()\n"
+        "        for name in 'abc': (partial / name).write_text(f'{sys.argv[2]} {count}')\n"
+    )
+    target = tmp_path / "bundle"
+    writers = [subprocess.Popen([sys.executable, "-c", code, str(target), name]) for name in ("x", "y", "z")]
+    assert [writer.wait(timeout=60) for writer in writers] == [0, 0, 0]
+    assert list(tmp_path.iterdir()) == [target]
+    assert len({(target / name).read_text() for name in "abc"}) == 1
+
+
+def test_a_signal_between_two_renames_waits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    target = tmp_path / "bundle"
+    target.mkdir()
+    (target / "old").touch()
+    rename = os.rename
+
+    def interrupted_after(source: Path, destination: Path) -> None:
+        rename(source, destination)
+        if str(destination).endswith(".replaced"):
+            signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(os, "rename", interrupted_after)
+    with pytest.raises(KeyboardInterrupt), atomic_output(target) as partial:
+        partial.mkdir()
+        (partial / "new").touch()
+    assert [path.name for path in target.iterdir()] == ["new"]
+    assert list(tmp_path.iterdir()) == [target]

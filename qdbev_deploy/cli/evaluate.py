@@ -26,6 +26,7 @@ EPILOG = """\
 examples:
   qdbev-deploy evaluate results.json --dataroot data/nuscenes --split mini_val
   qdbev-deploy evaluate student.pth --dataroot data/nuscenes --out scores
+  qdbev-deploy evaluate student.qdbev --dataroot data/nuscenes --split mini_val
   qdbev-deploy evaluate student.pth --dataroot data/nuscenes --streaming --latency-ms 60
 """
 
@@ -83,9 +84,9 @@ def _check_model(model: Path) -> None:
 def _detect(model_path: Path, scenes: list[Scene]) -> Results:
     from qdbev_deploy.evaluate.runner import detect_scenes, open_model
 
-    model = open_model(model_path)
-    with progress_bar("frames", sum(len(scene.frames) for scene in scenes)) as advance:
-        return detect_scenes(model.step, model.spec, scenes, on_frame=advance)
+    count = sum(len(scene.frames) for scene in scenes)
+    with open_model(model_path) as model, progress_bar("frames", count) as advance:
+        return detect_scenes(model.step, model.spec, scenes, on_frame=advance, image=model.image)
 
 
 def _stream(

@@ -36,7 +36,7 @@ class LoadedFrame:
     """A frame with its tensors."""
 
     frame: Frame
-    image: Float  # [1, 6, 3, H, W]
+    image: npt.NDArray[Any]  # float32 [1, 6, 3, H, W], or uint8 [1, 6, height, width, 3]
     lidar2img: Float  # [1, 6, 4, 4]
 
 
@@ -55,10 +55,12 @@ class FrameLoader:
         workers: int | None = None,
         prefetch: int | None = None,
         copy: bool = True,
+        form: str = "float32",
     ) -> None:
         """`workers` None: one a core, at most four; 0: no processes. `prefetch` None: twice the workers.
 
-        With `copy` False the image is lent: it is overwritten once the next frame has been asked for.
+        With `copy` False the image is lent: it is overwritten once the next frame has been asked for. `form` as
+        `load_frame` has it.
         """
         if workers is not None and workers < 0:
             raise QdbevError(
@@ -69,27 +71,28 @@ class FrameLoader:
         self.workers = min(len(os.sched_getaffinity(0)), 4) if workers is None else workers
         self.prefetch = max(prefetch if prefetch is not None else 2 * self.workers, 1)
         self.copy = copy
+        self.form = form
 
     def __len__(self) -> int:
         return len(self.frames)
 
     def __iter__(self) -> Iterator[LoadedFrame]:
         if self.workers == 0:
-            return (LoadedFrame(frame, *load_frame(frame, self.spec)) for frame in self.frames)
+            return (LoadedFrame(frame, *load_frame(frame, self.spec, self.form)) for frame in self.frames)
         return self._prefetched()
 
     def _prefetched(self) -> Iterator[LoadedFrame]:
-        shape = (1, len(CAMERAS), 3, *self.spec.padded_hw)
-        slot_bytes = int(np.prod(shape)) * 4
+        shape, dtype = _image_of(self.spec, self.form)
+        slot_bytes = int(np.prod(shape)) * dtype.itemsize
         slots = self.prefetch + 1  # the consumer holds one
         with contextlib.ExitStack() as stack:
             with _shared_file(slots * slot_bytes) as path:
                 with path.open("r+b") as file:
                     memory = mmap.mmap(file.fileno(), 0)
-                crew = stack.enter_context(_Crew(min(self.workers, len(self.frames)), path, self.spec))
+                crew = stack.enter_context(_Crew(min(self.workers, len(self.frames)), path, self.spec, self.form))
                 # From here on the file has no name: nothing is left of it however this process ends.
             # Not closed explicitly: arrays that were lent may still point into it.
-            tensors = [np.frombuffer(memory, np.float32, slot_bytes // 4, slot * slot_bytes).reshape(shape)
+            tensors = [np.frombuffer(memory, dtype, int(np.prod(shape)), slot * slot_bytes).reshape(shape)
                        for slot in range(slots)]  # fmt: skip
             free = deque(range(slots))
             submitted = 0
@@ -108,17 +111,24 @@ class FrameLoader:
                 free.append(slot)
 
 
+def _image_of(spec: PreprocessSpec, form: str) -> tuple[tuple[int, ...], np.dtype[Any]]:
+    """Shape and type of a frame's image."""
+    if form == "uint8":
+        return (1, len(CAMERAS), *spec.source_hw, 3), np.dtype(np.uint8)
+    return (1, len(CAMERAS), 3, *spec.padded_hw), np.dtype(np.float32)
+
+
 class _Crew:
     """Worker processes, each at the end of a pipe: one that dies is noticed, and nothing hangs on a lock it held."""
 
-    def __init__(self, count: int, memory: Path, spec: PreprocessSpec) -> None:
+    def __init__(self, count: int, memory: Path, spec: PreprocessSpec, form: str) -> None:
         # Not forked from here: the caller may have threads, and a fork of a process with threads may hang.
         context = multiprocessing.get_context("forkserver")
         self._pipes: dict[Connection, BaseProcess] = {}
         self._load: dict[Connection, int] = {}
         for _ in range(count):
             ours, theirs = context.Pipe()
-            process = context.Process(target=_work, args=(theirs, str(memory), spec), daemon=True)
+            process = context.Process(target=_work, args=(theirs, str(memory), spec, form), daemon=True)
             process.start()
             theirs.close()
             self._pipes[ours], self._load[ours] = process, 0
@@ -205,12 +215,12 @@ def _shared_file(size: int) -> Iterator[Path]:
     )
 
 
-def _work(pipe: Connection, memory_path: str, spec: PreprocessSpec) -> None:
+def _work(pipe: Connection, memory_path: str, spec: PreprocessSpec, form: str) -> None:
     # Ctrl-C reaches the whole group; the parent alone decides when work ends.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     with Path(memory_path).open("r+b") as file:
         memory = mmap.mmap(file.fileno(), 0)
-    shape = (1, len(CAMERAS), 3, *spec.padded_hw)
+    shape, dtype = _image_of(spec, form)
     count = int(np.prod(shape))
     pipe.send(None)
     while True:
@@ -220,8 +230,8 @@ def _work(pipe: Connection, memory_path: str, spec: PreprocessSpec) -> None:
             return
         outcome: Float | BaseException
         try:
-            image, outcome = load_frame(frame, spec)
-            np.frombuffer(memory, np.float32, count, slot * count * 4).reshape(shape)[...] = image
+            image, outcome = load_frame(frame, spec, form)
+            np.frombuffer(memory, dtype, count, slot * count * dtype.itemsize).reshape(shape)[...] = image
         except Exception as error:
             outcome = error
         try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -108,8 +108,11 @@ def _size_of(path: str | os.PathLike[str]) -> int:
     return Path(path).stat().st_size if Path(path).exists() else 0
 
 
-def load_frame(frame: Frame, spec: PreprocessSpec) -> tuple[Float, Float]:
-    """(image [1, 6, 3, H, W], lidar2img [1, 6, 4, 4]) of a frame, as the streaming graph takes them."""
+def load_frame(frame: Frame, spec: PreprocessSpec, form: str = "float32") -> tuple[npt.NDArray[Any], Float]:
+    """(image, lidar2img [1, 6, 4, 4]) of a frame, as the streaming graph takes them.
+
+    `form` float32: the image is network input [1, 6, 3, H, W]; uint8: native frames [1, 6, height, width, 3].
+    """
     images = [read_image(path) for path in frame.image_paths]
     for path, image in zip(frame.image_paths, images, strict=True):
         if image.shape[:2] != spec.source_hw:
@@ -118,4 +121,6 @@ def load_frame(frame: Frame, spec: PreprocessSpec) -> tuple[Float, Float]:
                 f"{spec.source_hw[0]}x{spec.source_hw[1]}",
                 "use the images as nuScenes ships them",
             )
-    return preprocess(np.stack(images), spec)[None], scale_lidar2img(frame.lidar2img, spec)[None]
+    native = np.stack(images)
+    tensor: npt.NDArray[Any] = native if form == "uint8" else preprocess(native, spec)
+    return tensor[None], scale_lidar2img(frame.lidar2img, spec)[None]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -77,6 +77,7 @@ class BuildResult:
     gpu: dict[str, Any] | None = None  # name and compute_capability; None where the engine is not tied to one
     notes: tuple[str, ...] = ()
     extra_files: tuple[str, ...] = ()  # further files it wrote, the plugin library say
+    opens_with: dict[str, Any] = field(default_factory=dict)  # what `open` is told beside the build options
 
 
 @dataclass(frozen=True)
@@ -113,7 +114,8 @@ class Stream(Protocol):
 
     The first thing it returns, bev_embed, is a handle of the backend's own: the state stays on the device, in one of
     two buffers, and goes back in as the next step's prev_bev. It is valid until the step after the next one.
-    `read_state` copies it out. classes and coords are arrays that the next step overwrites.
+    `read_state` copies it out. prev_bev may also be None, before there is a state, or an array, which is copied in: so
+    does parity. classes and coords are arrays that the next step overwrites.
     """
 
     times: StageTimes

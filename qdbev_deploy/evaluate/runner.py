@@ -13,7 +13,7 @@ import numpy.typing as npt
 from qdbev_deploy.boxes import decode
 from qdbev_deploy.contract import VariantSpec
 from qdbev_deploy.data.loader import FrameLoader
-from qdbev_deploy.errors import ExitCode, QdbevError
+from qdbev_deploy.errors import QdbevError
 from qdbev_deploy.evaluate.submission import Results, boxes_to_records
 from qdbev_deploy.streaming import EgoState
 
@@ -39,10 +39,21 @@ SessionStep = Callable[[Any, Float, EgoState, str], StepOutput]
 
 @dataclass(frozen=True)
 class StreamModel:
-    """Something that can be run over scenes: its sizes, and its streaming step."""
+    """Something that can be run over scenes: its sizes, its streaming step, the form of image that it takes.
+
+    A context manager: what holds an engine lets go of it at the end.
+    """
 
     spec: VariantSpec
     step: SessionStep
+    image: str = "float32"
+    close: Callable[[], object] = lambda: None
+
+    def __enter__(self) -> StreamModel:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
 
 def check_model_path(path: Path) -> None:
@@ -76,27 +87,26 @@ def _open_checkpoint(path: Path) -> StreamModel:
 
 
 def _open_bundle(path: Path) -> StreamModel:
-    raise QdbevError(
-        f"{path} is a folder, and this version of qdbev-deploy has no engine to run bundles with",
-        "a checkpoint file or a results file",
-        "pass the checkpoint that the bundle was made from, or a results file that was written elsewhere",
-        exit_code=ExitCode.MISSING,
-    )
+    from qdbev_deploy.engine import Bundle
+
+    bundle = Bundle.open(path)
+    session = bundle.session()
+    return StreamModel(bundle.spec, session.step, bundle.image, session.close)
 
 
 def detect_scenes(
     step: SessionStep, spec: VariantSpec, scenes: Sequence[Scene], *, workers: int | None = None,
-    on_frame: Callable[[], object] = lambda: None,
+    on_frame: Callable[[], object] = lambda: None, image: str = "float32",
 ) -> Results:  # fmt: skip
     """Boxes of every frame of the scenes, in the order of time.
 
     `workers` processes load ahead, as `FrameLoader` has it: None is its default, 0 loads here. `on_frame` is called
-    after each frame, for progress bars.
+    after each frame, for progress bars. `image` is the form that the step takes, as in `contract.stream_inputs`.
     """
     frames = [frame for scene in scenes for frame in scene.frames]
     results: Results = {}
     # Images are lent, not copied: the step is through with one before the next is asked for.
-    for loaded in FrameLoader(frames, spec.preprocess, workers=workers, copy=False):
+    for loaded in FrameLoader(frames, spec.preprocess, workers=workers, copy=False, form=image):
         frame = loaded.frame
         output = step(loaded.image, loaded.lidar2img, frame.ego, frame.scene)
         boxes = decode(np.asarray(output.classes), np.asarray(output.coords), spec)

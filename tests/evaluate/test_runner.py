@@ -119,6 +119,6 @@ def test_what_is_no_model(tmp_path: Path):
     assert caught.value.exit_code == ExitCode.BAD_INPUT
     bundle = tmp_path / "student.qdbev"
     bundle.mkdir()
-    with pytest.raises(QdbevError, match=r"student\.qdbev is a folder.*no engine") as caught:
+    with pytest.raises(QdbevError, match=r"student\.qdbev: manifest\.json is not there") as caught:
         open_model(bundle)
-    assert caught.value.exit_code == ExitCode.MISSING
+    assert caught.value.exit_code == ExitCode.BAD_INPUT

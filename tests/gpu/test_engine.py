@@ -1,0 +1,204 @@
+"""Engines on a real GPU: micro in every precision built, guarded and proved; reopened elsewhere; replayed as graphs.
+
+Runs without torch where QDBEV_ONNX names a quantised file (QDBEV_FLOAT_ONNX: its float one, for baselines); else it
+exports a student of its own. QDBEV_TACTIC_SOURCES (A,B) is for a TensorRT without cuBLAS or cuDNN beside it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import textwrap
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from qdbev_deploy.contract import VARIANTS, VariantSpec
+from qdbev_deploy.data.preprocess import preprocess, scale_lidar2img
+from qdbev_deploy.data.stream_frames import StreamFrame
+from qdbev_deploy.data.synth.rig import make_rig
+from qdbev_deploy.engine import Bundle, build
+from qdbev_deploy.engine.backends import backend_named
+from qdbev_deploy.engine.interface import StreamOptions
+from qdbev_deploy.streaming import EgoState
+
+FRAMES = 8
+SOURCES = os.environ.get("QDBEV_TACTIC_SOURCES")
+OPTIONS: dict[str, Any] = {} if SOURCES is None else {"tactic_sources": tuple(filter(None, SOURCES.split(",")))}
+SPEC = VARIANTS["micro"]
+
+
+def frames(spec: VariantSpec = SPEC, count: int = FRAMES) -> Iterator[StreamFrame]:
+    """Noise seen by a nuScenes rig on a curved drive; the second half is another scene."""
+    rng = np.random.default_rng(0)
+    rig = make_rig(rng)
+    native = []
+    for camera in rig.cameras:
+        matrix = np.eye(4)
+        matrix[:3, :3] = camera.intrinsic
+        matrix[:2] *= spec.preprocess.source_hw[1] / 1600  # the rig sees 1600 pixels
+        native.append(matrix @ np.linalg.inv(camera.cam2ego) @ rig.lidar2ego)
+    lidar2img = scale_lidar2img(np.stack(native), spec.preprocess)[None]
+    for index in range(count):
+        pixels = rng.integers(0, 256, (6, *spec.preprocess.source_hw, 3), dtype=np.uint8)
+        yaw = 0.3 + 0.02 * index
+        pose = (float(np.cos(yaw / 2)), 0.0, 0.0, float(np.sin(yaw / 2)))
+        ego = EgoState(1_000_000 + 500_000 * index, (100.0 + 4 * index, 50.0 + 0.3 * index**2, 0.0), pose)
+        yield StreamFrame(
+            preprocess(pixels, spec.preprocess)[None], lidar2img, ego, "first" if index < count // 2 else "second"
+        )
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _tensorrt() -> None:
+    error = backend_named("tensorrt").missing()
+    if error is not None:
+        pytest.skip(f"no TensorRT backend: {error.found}; next: {error.next_step}")
+
+
+@pytest.fixture(scope="module")
+def onnx_file(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """quantised -> the file to build."""
+
+    @cache
+    def make(quantised: bool) -> Path:
+        variable = "QDBEV_ONNX" if quantised else "QDBEV_FLOAT_ONNX"
+        if os.environ.get(variable):
+            return Path(os.environ[variable])
+        pytest.importorskip("torch", reason=f"no torch to export with, and {variable} names no file")
+        from qdbev_deploy.export import export_onnx
+        from tests.export.students import float_model, student
+
+        path = tmp_path_factory.mktemp("onnx") / ("student.onnx" if quantised else "float.onnx")
+        if quantised:
+            model, recipe = student(SPEC)
+            export_onnx(model, path, recipe=recipe, verify=False)
+        else:
+            export_onnx(float_model(SPEC), path, verify=False)
+        return path
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def bundle_of(onnx_file: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """precision -> its bundle, built once: `build` guards and proves it, or raises."""
+    folder = tmp_path_factory.mktemp("bundles")
+
+    @cache
+    def make(precision: str) -> Bundle:
+        return build(
+            onnx_file(precision == "int8"), folder / f"{precision}.qdbev", backend="tensorrt", precision=precision,
+            frames=frames(), frame_count=FRAMES, timing_cache=folder / "timing.cache", **OPTIONS,
+        )  # fmt: skip
+
+    return make
+
+
+def outputs(bundle: Bundle, options: StreamOptions = StreamOptions()) -> list[list[np.ndarray]]:
+    results = []
+    with bundle.session(options) as session:
+        for frame in frames():
+            output = session.step(frame.image, frame.lidar2img, frame.ego, frame.scene)
+            results.append([session.stream.read_state(output.bev_embed), output.classes.copy(), output.coords.copy()])
+    return results
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
+def test_it_is_built_guarded_and_proved(bundle_of: Any, precision: str) -> None:
+    bundle = bundle_of(precision)
+    manifest = bundle.manifest
+    assert manifest["parity"]["passed"]
+    assert manifest["precision"]["passed"]
+    assert manifest["gpu"]["compute_capability"]
+    kinds = {layer.precision for layer in bundle.layers}
+    assert {"fp32": "float32", "fp16": "float16", "int8": "int8"}[precision] in kinds
+    if precision == "int8":
+        assert manifest["precision"]["ran_int8"] > 0
+    plugins = [layer for layer in bundle.layers if "plugin" in layer.kind.lower()]
+    assert len(plugins) >= 2 * SPEC.encoder_layers + SPEC.decoder_layers
+    timed = [layer.time_ms for layer in bundle.layers if layer.time_ms is not None]
+    assert sum(timed) > 0
+
+
+@pytest.mark.parametrize("precision", ["fp16", "int8"])
+def test_a_graph_computes_the_same(bundle_of: Any, precision: str) -> None:
+    bundle = bundle_of(precision)
+    for ours, theirs in zip(outputs(bundle, StreamOptions(cuda_graph=True)), outputs(bundle), strict=True):
+        for left, right in zip(ours, theirs, strict=True):
+            np.testing.assert_array_equal(left, right)
+
+
+def test_spinning_computes_the_same_and_stages_are_timed(bundle_of: Any) -> None:
+    bundle = bundle_of("int8")
+    options = StreamOptions(wait="spin", timed=True)
+    for ours, theirs in zip(outputs(bundle, options), outputs(bundle), strict=True):
+        np.testing.assert_array_equal(ours[1], theirs[1])
+    with bundle.session(options) as session:
+        for frame in frames():
+            session.step(frame.image, frame.lidar2img, frame.ego, frame.scene)
+        times = session.stream.times
+    for name in ("host_prep", "h2d", "enqueue", "compute", "d2h"):
+        assert getattr(times, name) > 0, name
+
+
+def test_a_fresh_process_computes_the_same(bundle_of: Any) -> None:
+    bundle = bundle_of("int8")
+    code = textwrap.dedent(f"""
+        import json
+        from qdbev_deploy.engine import Bundle
+        from tests.gpu.test_engine import outputs
+        results = outputs(Bundle.open({str(bundle.path)!r}))
+        print(json.dumps([[float(array.astype("float64").sum()) for array in frame] for frame in results]))
+    """)
+    printed = subprocess.run(
+        [sys.executable, "-c", code], check=True, capture_output=True, text=True, cwd=Path(__file__).parents[2]
+    ).stdout
+    here = [[float(array.astype(np.float64).sum()) for array in frame] for frame in outputs(bundle)]
+    np.testing.assert_allclose(json.loads(printed.splitlines()[-1]), here, rtol=1e-6)
+
+
+def test_a_rebuild_with_the_timing_cache_chooses_the_same_tactics(
+    bundle_of: Any, onnx_file: Any, tmp_path: Path
+) -> None:
+    first = bundle_of("int8")
+    again = build(
+        onnx_file(True), tmp_path / "again.qdbev", backend="tensorrt", precision="int8", verify=False,
+        timing_cache=first.path.parent / "timing.cache", **OPTIONS,
+    )  # fmt: skip
+    assert [(layer.name, layer.tactic) for layer in again.layers] == [
+        (layer.name, layer.tactic) for layer in first.layers
+    ]
+
+
+def test_memory_does_not_grow_with_frames(bundle_of: Any) -> None:
+    from qdbev_deploy.engine.tensorrt.cuda import cuda
+
+    engine = bundle_of("int8").engine()
+    memory = engine.memory()
+    assert memory.context is not None
+    assert memory.io is not None
+    frame = next(frames())
+    stream, handle = engine.stream(), None
+    can_bus = np.zeros(18, np.float32)
+
+    def run(count: int) -> int:
+        nonlocal handle
+        for _ in range(count):
+            handle, _, _ = stream.step(frame.image, handle, handle is not None, can_bus, frame.lidar2img)
+        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
+        return pages * os.sysconf("SC_PAGESIZE")
+
+    run(50)
+    before = run(1)
+    assert run(500) - before < 4 << 20
+    stream.close()
+    engine.close()
+    with cuda().current():
+        cuda().stream().free()  # the context is still sound
