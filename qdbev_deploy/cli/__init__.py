@@ -19,14 +19,18 @@ from qdbev_deploy.errors import ExitCode, QdbevError
 
 # name -> what `qdbev-deploy --help` says of it. The module qdbev_deploy.cli.NAME is imported only when it is run.
 COMMANDS = {
+    "bench": "measure a bundle: latency, deadlines, memory, power, and whether the run was steady",
+    "build": "build an ONNX file into a bundle: an engine whose precision and outputs are proved",
     "calibrate": "quantise a float checkpoint without training; what each part costs",
     "check": "say whether an ONNX file builds for a target, what of it runs in int8, and what it costs",
     "data": "make a synthetic nuScenes, or say what a data root holds and lacks",
     "doctor": "say what this machine has, what it lacks and how to get it",
     "evaluate": "score detections: NDS and mAP by the official evaluator, streaming scores",
     "export": "write a checkpoint as ONNX with its integers, and prove it against torch",
-    "inspect": "say what is in a checkpoint: variant, sizes, multiply-accumulates",
+    "inspect": "say what is in a bundle (layers, time, precision, graph) or in a checkpoint",
+    "package": "make a bundle into the model repository of an inference server",
     "plugins": "build the plugin library, or say what a built one holds",
+    "run": "stream scenes through a bundle and write its boxes as a nuScenes submission",
     "show": "draw a frame or a scene: six cameras with boxes around a view from above",
     "train": "train a teacher, or a quantised student of one",
 }
