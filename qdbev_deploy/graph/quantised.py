@@ -58,6 +58,7 @@ def fold_weight_views(model: onnx.ModelProto) -> int:
     folded = 0
     while True:
         graph, views = Graph(model), 0
+        taken = set(graph.initializers)
         for node in weight_dequantizers(graph):
             scale, zero = graph.constant(node.input[1]), graph.constant(node.input[2]) if len(node.input) > 2 else None
             if scale is None or attributes(node).get("axis", 1) != 0:
@@ -73,7 +74,7 @@ def fold_weight_views(model: onnx.ModelProto) -> int:
                 suffix = "" if len(graph.consumers[node.output[0]]) == 1 else f".{number}"
                 names = []
                 for name, array in zip(node.input, (result[0], *result[1]), strict=True):
-                    names.append(f"{name}{suffix}.view")
+                    names.append(_free(f"{name}{suffix}", taken))
                     model.graph.initializer.append(numpy_helper.from_array(np.ascontiguousarray(array), names[-1]))
                 replaced = NodeProto.FromString(node.SerializeToString())
                 replaced.name = f"{node.name}{suffix}_view"
@@ -89,6 +90,16 @@ def fold_weight_views(model: onnx.ModelProto) -> int:
         remove_unused(model)
     _tidy_view_names(model)
     return folded
+
+
+def _free(name: str, taken: set[str]) -> str:
+    """'NAME.view', or with a number before it: weights with as many channels share a zero point."""
+    free, count = f"{name}.view", 1
+    while free in taken:
+        count += 1
+        free = f"{name}.{count}.view"
+    taken.add(free)
+    return free
 
 
 def _tidy_view_names(model: onnx.ModelProto) -> None:
