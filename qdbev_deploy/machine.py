@@ -54,6 +54,7 @@ class Gpu:
     name: str
     compute_capability: tuple[int, int]
     memory_bytes: int
+    pci_bus_id: str = ""  # by which other libraries know the same GPU: each counts in an order of its own
 
 
 @dataclass(frozen=True)
@@ -83,6 +84,7 @@ def cuda_driver() -> Driver | None:
 def _gpu(cuda: ctypes.CDLL, index: int) -> Gpu:
     compute_capability_major, compute_capability_minor = 75, 76  # CU_DEVICE_ATTRIBUTE_...
     name, memory, value = ctypes.create_string_buffer(256), ctypes.c_size_t(), ctypes.c_int()
+    bus_id = ctypes.create_string_buffer(32)
     cuda.cuDeviceGetName(name, len(name), index)
     cuda.cuDeviceTotalMem_v2(ctypes.byref(memory), index)
 
@@ -91,7 +93,10 @@ def _gpu(cuda: ctypes.CDLL, index: int) -> Gpu:
         return value.value
 
     capability = attribute(compute_capability_major), attribute(compute_capability_minor)
-    return Gpu(name.value.decode(errors="replace"), capability, memory.value)
+    known = cuda.cuDeviceGetPCIBusId(bus_id, len(bus_id), index) == 0
+    return Gpu(
+        name.value.decode(errors="replace"), capability, memory.value, bus_id.value.decode("ascii") if known else ""
+    )
 
 
 def package_version(name: str) -> str | None:
@@ -106,6 +111,7 @@ def nvcc() -> tuple[Path, str] | None:
     """The CUDA compiler and its version."""
     roots = [os.environ.get("CUDA_HOME"), os.environ.get("CUDA_PATH"), "/usr/local/cuda"]
     candidates = [
+        *(Path(path) for path in [os.environ.get("CUDACXX")] if path),  # as CMake, which it is for, does
         *(Path(root) / "bin" / "nvcc" for root in roots if root),
         Path(shutil.which("nvcc") or "/nonexistent"),
     ]
@@ -323,6 +329,9 @@ def _tensorrt_major() -> int | None:
     return int(match.group(1)) if match else None
 
 
+FETCHED_MAJOR = 10  # of the headers that plugins/cmake/QdbevTensorRT.cmake downloads
+
+
 def plugin_problems(info: LibraryInfo) -> tuple[list[str], str]:
     """Why the library cannot serve TensorRT on this machine's GPUs, and the command that builds one that can."""
     problems = []
@@ -345,6 +354,8 @@ def plugin_problems(info: LibraryInfo) -> tuple[list[str], str]:
         command += (
             f" --tensorrt-root DIR, the folder of TensorRT {major}" if major is not None else " --tensorrt-root DIR"
         )
+        if major in (None, FETCHED_MAJOR):
+            command += f" (or --fetch-headers, which downloads those of TensorRT {FETCHED_MAJOR})"
     if os.environ.get("QDBEV_PLUGIN_LIBRARY"):
         command += "; then unset QDBEV_PLUGIN_LIBRARY"
     return problems, command

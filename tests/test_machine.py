@@ -43,6 +43,9 @@ def test_a_compiler_that_does_not_run_is_none(tmp_path: Path, monkeypatch: pytes
     compiler.chmod(0o755)
     monkeypatch.setenv("CUDA_HOME", str(tmp_path))
     assert machine.nvcc() == (compiler, "12.6")
+    monkeypatch.setenv("CUDA_HOME", "")
+    monkeypatch.setenv("CUDACXX", str(compiler))
+    assert machine.nvcc() == (compiler, "12.6")
     compiler.write_text("#!/bin/sh\nexit 1\n")
     found = machine.nvcc()
     assert found is None or found[0] != compiler
@@ -97,6 +100,15 @@ def test_a_plugin_library_for_another_tensorrt_is_missing(monkeypatch: pytest.Mo
     assert finding.get_it == "qdbev-deploy plugins build --arch 87"
     other = plugin_line(monkeypatch, built_for="10.3.0", installed="11.1.0")
     assert other.get_it == "qdbev-deploy plugins build --arch 87 --tensorrt-root DIR, the folder of TensorRT 11"
+    monkeypatch.setattr(machine, "tensorrt_headers", lambda: None)
+    _, command = machine.plugin_problems(LibraryInfo(Path("lib.so"), "0.1.0", 1, ("87",), None, (), {}))
+    assert "--tensorrt-root DIR, the folder of TensorRT 11" in command
+    assert "--fetch-headers" not in command  # which downloads those of 10
+    monkeypatch.setattr(machine, "package_version", lambda name: "10.13.2" if name == "tensorrt" else None)
+    _, command = machine.plugin_problems(LibraryInfo(Path("lib.so"), "0.1.0", 1, ("87",), None, (), {}))
+    assert "--fetch-headers, which downloads those of TensorRT 10" in command
+    cmake = Path(__file__).parents[1] / "plugins" / "cmake" / "QdbevTensorRT.cmake"
+    assert f'QDBEV_FETCH_TENSORRT_VERSION "v{machine.FETCHED_MAJOR}.' in cmake.read_text(encoding="utf-8")
     # Without a package the library's own name tells its version.
     (tmp_path / "libnvinfer.so.10.3.0").touch()
     (tmp_path / "libnvinfer.so").symlink_to("libnvinfer.so.10.3.0")

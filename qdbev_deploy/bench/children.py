@@ -43,6 +43,10 @@ class Child:
                     continue
         self._said.close()
 
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
     def tell(self, message: dict[str, Any]) -> None:
         assert self._process.stdin is not None
         try:

@@ -48,17 +48,22 @@ def start_process(command: list[str]) -> tuple[int, str, str]:
 
 def cold_starts(
     bundle: Path, samples: Path, options: StreamOptions, repeats: int, progress: Progress = silent,
-    start: Start = start_process,
+    start: Start = start_process, between: Callable[[], None] = lambda: None,
 ) -> list[ColdStart]:  # fmt: skip
-    """`perf_counter_ns` is the system's monotonic clock: what the process reads and what we read can be subtracted."""
+    """`perf_counter_ns` is the system's monotonic clock: what the process reads and what we read can be subtracted.
+
+    `between` is called before the first start and after each.
+    """
     request = json.dumps({"bundle": str(bundle), "samples": str(samples), "options": asdict(options)})
     command = [sys.executable, "-m", "qdbev_deploy.bench.cold_start", request]
     results = []
+    between()
     for repeat in range(repeats):
         progress(repeat, repeats, "cold starts")
         asked_ns = time.perf_counter_ns()
         code, said, complained = start(command)
         results.append(_read(asked_ns, code, said, complained))
+        between()
     return results
 
 

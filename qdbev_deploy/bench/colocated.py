@@ -26,6 +26,8 @@ from qdbev_deploy.bench.measure import (
 )
 from qdbev_deploy.bench.recording import COLUMNS, Recording
 from qdbev_deploy.bench.samples import Samples
+from qdbev_deploy.bench.sections import LEAST_SECONDS
+from qdbev_deploy.bench.sensors.process import FamilyTime
 from qdbev_deploy.bench.statistics import percentile
 from qdbev_deploy.bench.system import Subject, System
 from qdbev_deploy.bench.watch import Sensors
@@ -47,6 +49,7 @@ class Side:
 
     alone: Measurement
     together: tuple[Measurement, ...]
+    spent: dict[str, float | None]  # cores in use while all ran: by all of ours together, by others, by the hypervisor
 
     def merged(self) -> Measurement:
         """One measurement whose "repeats" are the instances; readings are the first instance's."""
@@ -89,43 +92,53 @@ def run_side_by_side(
 ) -> tuple[Side, dict[str, Any]]:  # fmt: skip
     """One instance alone, then all beside the load; also the first instance's own memory facts."""
 
-    def measured(count: int) -> tuple[list[Measurement], dict[str, Any]]:
+    loads: list[int] = []
+
+    def measured(count: int) -> _Outcome:
         if neighbours.as_ == "processes":
-            return _processes(subject.path, folder, plan, count)
-        return _streams(subject, samples, plan, count, clock, sensors), {}
+            return _processes(subject.path, folder, plan, count, loads)
+        return _streams(subject, samples, plan, count, clock, sensors, loads)
 
     progress(0, None, "one instance alone")
-    (alone,), _ = measured(1)
+    (alone,), _, _ = measured(1)
     with contextlib.ExitStack() as stack:
         if neighbours.load is not None:
             for _ in range(neighbours.load_processes):
                 child = stack.enter_context(Child({"action": "burn", "on": neighbours.load}))
                 child.expect("ready")
+                loads.append(child.pid)
         progress(0, None, f"{neighbours.instances} instances")
-        together, facts = measured(neighbours.instances)
-    return Side(alone, tuple(together)), facts
+        together, spent, facts = measured(neighbours.instances)
+    return Side(alone, tuple(together), spent), facts
 
 
-def _processes(bundle: Path, folder: Path, plan: Plan, count: int) -> tuple[list[Measurement], dict[str, Any]]:
+# Measurements, cores in use meanwhile, the first instance's own facts
+_Outcome = tuple[list[Measurement], "dict[str, float | None]", dict[str, Any]]
+
+
+def _processes(bundle: Path, folder: Path, plan: Plan, count: int, loads: list[int]) -> _Outcome:
     request = {"action": "instance", "bundle": str(bundle), "samples": str(folder), "plan": plan.to_dict()}
     with contextlib.ExitStack() as stack:
         children = [stack.enter_context(Child(request)) for _ in range(count)]
         for child in children:
             child.expect("ready")
+        ours = [*loads, *(child.pid for child in children)]
+        before = FamilyTime.now(ours)
         for child in children:
             child.tell({})
         for child in children:
             child.expect("measured")
+        spent = FamilyTime.now(ours).since(before, LEAST_SECONDS)
         for child in children:
             child.tell({})
         results = [child.expect("result") for child in children]
     facts = {"missing": results[0]["missing"], "peak_bytes": results[0]["peak_bytes"]}
-    return [Measurement.from_dict(result["measurement"]) for result in results], facts
+    return [Measurement.from_dict(result["measurement"]) for result in results], spent, facts
 
 
 def _streams(
-    subject: Subject, samples: Samples, plan: Plan, count: int, clock: Clock, sensors: Sensors
-) -> list[Measurement]:
+    subject: Subject, samples: Samples, plan: Plan, count: int, clock: Clock, sensors: Sensors, loads: list[int]
+) -> _Outcome:
     """Threads of this process, each with a stream of the same engine; the first reads the sensors."""
     engine = subject.engine()
     gate, stop = threading.Barrier(count), threading.Event()
@@ -154,17 +167,19 @@ def _streams(
     threads = [threading.Thread(target=work, args=(number,), daemon=True) for number in range(count)]
     try:
         with without_garbage_collection():
+            before = FamilyTime.now(loads)
             for thread in threads:
                 thread.start()
             for _ in threads:
                 through.acquire()
+            spent = FamilyTime.now(loads).since(before, LEAST_SECONDS)
     finally:
         stop.set()
         gate.abort()
         for thread in threads:
             thread.join()
         engine.close()
-    return _all_or_the_error(outcomes)
+    return _all_or_the_error(outcomes), spent, {}
 
 
 def _wait(gate: threading.Barrier) -> None:

@@ -2,16 +2,28 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 import numpy as np
 
-from qdbev_deploy.bench.statistics import Series, block_bootstrap, nearest_rank
+from qdbev_deploy.bench.statistics import (
+    Percentile,
+    Series,
+    block_bootstrap,
+    block_length,
+    nearest_rank,
+    percentile,
+    student_t,
+)
 from qdbev_deploy.errors import QdbevError
 
 Verdict = Literal["faster", "slower", "no difference shown", "too few samples"]
-LEAST_DIFFERENCE = 0.01  # below it, another placement of a buffer explains a difference
+SCHEMA = "qdbev-comparison/1"
+LEAST_DIFFERENCE = 0.02  # below it, another process with its buffers in other places explains a difference
+LEAST_REPEATS = 3  # from which on one knows how far runs of the same thing lie apart
+UNREPEATED_DIFFERENCE = 0.15  # below it, with fewer repeats, what varies from run to run explains a difference
 ROUNDS = 1000
 _PERCENTS = {"p50": 50.0, "p99": 99.0}
 
@@ -50,27 +62,58 @@ class Comparison:
         return any(ratio.verdict == "slower" for ratio in self.ratios.values())
 
     def to_dict(self) -> dict[str, Any]:
-        return {**asdict(self), "verdict": self.verdict}
+        return {"schema": SCHEMA, **asdict(self), "verdict": self.verdict}
 
 
 def compare(a: dict[str, Any], b: dict[str, Any], confidence: float = 0.95) -> Comparison:
-    """Of two validated documents. Differences between repeats are noise, too: no smaller difference is shown."""
+    """Of two validated documents. What differs from repeat to repeat is noise, too: no smaller difference is shown."""
     _refuse_what_differs(a, b)
-    first, second = _repeats(a), _repeats(b)
-    floor = max(LEAST_DIFFERENCE, _disagreement(first), _disagreement(second))
+    sides = [_repeats(document) for document in (a, b)]
+    counts = [_repeated(document) for document in (a, b)]
+    repeated = min(counts) >= LEAST_REPEATS
+    floor = max([LEAST_DIFFERENCE if repeated else UNREPEATED_DIFFERENCE, *map(_disagreement, sides)])
+    blocks = all(block_length(part) is not None for side in sides for part in side)
     statistics = [nearest_rank(percent) for percent in _PERCENTS.values()]
-    drawn = block_bootstrap(second, statistics, ROUNDS, 1) / block_bootstrap(first, statistics, ROUNDS, 0)
+    drawn = block_bootstrap(sides[1], statistics, ROUNDS, 1) / block_bootstrap(sides[0], statistics, ROUNDS, 0)
     tail = (1 - confidence) / 2 * 100
     ratios = {}
-    for index, name in enumerate(_PERCENTS):
-        values = [document["latency_ms"]["summary"][name] for document in (a, b)]
+    for index, (name, percent) in enumerate(_PERCENTS.items()):
+        first, second = (percentile(np.concatenate(side), percent, confidence) for side in sides)
         low, high = (float(value) for value in np.percentile(drawn[:, index], [tail, 100 - tail]))
-        ratio = values[1]["value"] / values[0]["value"]
-        enough = all(value["enough"] for value in values)
-        ratios[name] = Ratio(
-            values[0]["value"], values[1]["value"], ratio, low, high, _verdict(ratio, low, high, floor, enough)
-        )
-    return Comparison(ratios, floor, confidence, tuple(_warnings(a, b)))
+        if repeated and not _are_starts(a):
+            between = _between_repeats(sides, statistics[index], confidence)
+            low, high = min(low, between[0]), max(high, between[1])
+        ratios[name] = _ratio(first, second, low, high, floor, blocks)
+    return Comparison(ratios, floor, confidence, tuple(_warnings(a, b, counts)))
+
+
+def _ratio(a: Percentile, b: Percentile, low: float, high: float, floor: float, blocks: bool) -> Ratio:
+    ratio = b.value / a.value
+    verdict = _verdict(ratio, low, high, floor, blocks and a.enough and b.enough)
+    return Ratio(a.value, b.value, ratio, low, high, verdict)
+
+
+def _between_repeats(sides: list[list[Series]], statistic: Any, confidence: float) -> tuple[float, float]:
+    """The ratio's interval from the repeats alone (Welch, of logarithms): how far runs of the same thing lie apart."""
+    logs = [np.log([statistic(part) for part in side]) for side in sides]
+    variances = [float(log.var(ddof=1)) / len(log) for log in logs]
+    middle = float(logs[1].mean() - logs[0].mean())
+    if sum(variances) <= 0:
+        return math.exp(middle), math.exp(middle)
+    freedom = sum(variances) ** 2 / sum(v**2 / (len(log) - 1) for v, log in zip(variances, logs))
+    half = student_t(confidence, freedom) * math.sqrt(sum(variances))
+    return math.exp(middle - half), math.exp(middle + half)
+
+
+def _are_starts(document: dict[str, Any]) -> bool:
+    return bool(document["scenario"]["name"] == "cold")
+
+
+def _repeated(document: dict[str, Any]) -> int:
+    """How often the whole thing was measured: cold starts are repeats of their own, instances side by side are none."""
+    if _are_starts(document):
+        return len(document["latency_ms"]["samples"])
+    return 1 if document["scenario"]["name"] == "co-located" else len(_repeats(document))
 
 
 def _verdict(ratio: float, low: float, high: float, floor: float, enough: bool) -> Verdict:
@@ -113,7 +156,7 @@ def _refuse_what_differs(a: dict[str, Any], b: dict[str, Any]) -> None:
         )
 
 
-def _warnings(a: dict[str, Any], b: dict[str, Any]) -> list[str]:
+def _warnings(a: dict[str, Any], b: dict[str, Any], repeats: list[int]) -> list[str]:
     def both(*path: str) -> list[Any]:
         values: list[Any] = [a, b]
         for name in path:
@@ -121,6 +164,12 @@ def _warnings(a: dict[str, Any], b: dict[str, Any]) -> list[str]:
         return values
 
     found = []
+    few = [f"{name} has {count}" for name, count in zip("AB", repeats) if count < LEAST_REPEATS]
+    if few:
+        found.append(
+            f"too few repeats to know what varies from run to run ({', '.join(few)}; {LEAST_REPEATS} are needed): no "
+            f"difference below {UNREPEATED_DIFFERENCE:.0%} is shown"
+        )
     for what, path in (
         ("scenarios", ("scenario", "name")),
         ("scenario options", ("scenario", "options")),

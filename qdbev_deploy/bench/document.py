@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 import shlex
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 from qdbev_deploy import __version__
+from qdbev_deploy.bench import schema
 from qdbev_deploy.bench.system import Subject
 from qdbev_deploy.engine.interface import Layer
 from qdbev_deploy.errors import QdbevError
@@ -74,106 +74,39 @@ def layers_section(layers: Sequence[Layer], times_ms: Mapping[str, float] | None
     return rows or None
 
 
-# ----------------------------------------------------------------------------------------------------------------------
-# The schema
-
-_NUMBER, _TEXT, _COUNT, _FLAG = "number", "text", "count", "flag"
-_PERCENTILE = {"value": _NUMBER, "low": "number?", "high": "number?", "needed": _COUNT, "enough": _FLAG}
-_SUMMARY: dict[str, Any] = {
-    "count": _COUNT, "effective_count": _NUMBER, "mean": _NUMBER, "std": _NUMBER, "cov": _NUMBER, "min": _NUMBER,
-    "max": _NUMBER, **dict.fromkeys(("p50", "p90", "p95", "p99", "p99.9"), _PERCENTILE),
-}  # fmt: skip
-_SUMMARY_OR_NONE = ("?", _SUMMARY)
-_FIELDS: dict[str, Any] = {
-    "schema": _TEXT,
-    "tool": _TEXT,
-    "date": _TEXT,
-    "command": _TEXT,
-    "system": {
-        "cpu": _TEXT, "cores": _COUNT, "cores_allowed": _COUNT, "memory_bytes": _COUNT, "os": _TEXT, "gpu": "any",
-        "driver": "text?", "versions": "any", "power_mode": _TEXT, "clocks": "any", "sharing": _TEXT,
-    },
-    "bundle": {
-        "name": _TEXT, "manifest_sha256": "text?", "variant": _TEXT, "backend": _TEXT, "provider": "text?",
-        "precision": _TEXT, "emulated": _FLAG, "precision_note": _TEXT, "image": _TEXT, "io": _TEXT,
-        "engine_bytes": "count?",
-    },
-    "scenario": {
-        "name": _TEXT, "options": "any",
-        "data": {"kind": _TEXT, "source": _TEXT, "frames": _COUNT, "resets": _COUNT},
-    },
-    "warmup": "any",
-    "repeats": _COUNT,
-    "by_repeat": {"frames": "numbers", "medians_ms": "numbers", "spread": _NUMBER},
-    "latency_ms": {
-        "samples": "numbers", "summary": _SUMMARY, "histogram": {"edges": "numbers", "counts": "numbers"},
-        "by_events": _SUMMARY_OR_NONE,
-    },
-    "stages_ms": "any",
-    "stream": "any",
-    "memory": "any",
-    "power": "any",
-    "clocks": "any",
-    "overhead_us": "any",
-    "stability": {"stable": _FLAG, "reasons": "texts"},
-    "layers": "any",
-    "partial": _FLAG,
-}  # fmt: skip
-
-
 def validate(document: Any, where: str) -> dict[str, Any]:
     """The document, if it is one of ours; otherwise an error that names the first field that is not."""
-    schema = document.get("schema") if isinstance(document, dict) else None
-    if schema != SCHEMA:
-        found = f"a document of schema {str(schema)[:60]!r}" if schema is not None else "no benchmark of qdbev-deploy"
+    named = document.get("schema") if isinstance(document, dict) else None
+    if named != SCHEMA:
+        found = (
+            f"a document of schema {str(named)[:60]!r}" if isinstance(named, str) else "no benchmark of qdbev-deploy"
+        )
         raise QdbevError(
             f"{where} is {found}", f"a document of schema {SCHEMA}, as qdbev-deploy bench writes it",
             "run qdbev-deploy bench BUNDLE -o RUN.json with this release",
         )  # fmt: skip
-    problem = _problem(document, _FIELDS, "")
-    if problem is None and not document["latency_ms"]["samples"]:
-        problem = "latency_ms.samples is empty"
-    if problem is None and sum(document["by_repeat"]["frames"]) != len(document["latency_ms"]["samples"]):
-        problem = "by_repeat.frames do not add up to the samples"
-    if problem is None and document["scenario"]["data"]["kind"] not in ("sequence", "random"):
-        problem = "scenario.data.kind is neither sequence nor random"
+    problem = schema.problem(document) or _contradiction(document)
     if problem is not None:
         raise QdbevError(f"{where}: {problem}", f"a whole document of schema {SCHEMA}", "run the benchmark again")
     return dict(document)
 
 
-def _problem(value: Any, template: Any, path: str) -> str | None:
-    if isinstance(template, tuple):  # ("?", template): or null
-        return None if value is None else _problem(value, template[1], path)
-    if isinstance(template, dict):
-        if not isinstance(value, dict):
-            return f"{path or 'it'} is no object"
-        for name, inner in template.items():
-            inside = f"{path}.{name}" if path else name
-            if name not in value:
-                return f"{inside} is missing"
-            if (problem := _problem(value[name], inner, inside)) is not None:
-                return problem
-        return None
-    kind = template.rstrip("?")
-    if value is None and (template.endswith("?") or kind == "any"):
-        return None
-    return None if _KINDS[kind](value) else f"{path} is not of kind '{kind}'"
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-
-
-_KINDS: dict[str, Callable[[Any], bool]] = {
-    "any": lambda value: True,
-    "number": _is_number,
-    "count": lambda value: isinstance(value, int) and not isinstance(value, bool) and value >= 0,
-    "text": lambda value: isinstance(value, str),
-    "flag": lambda value: isinstance(value, bool),
-    "numbers": lambda value: isinstance(value, list) and all(_is_number(item) and item >= 0 for item in value),
-    "texts": lambda value: isinstance(value, list) and all(isinstance(item, str) for item in value),
-}
+def _contradiction(document: dict[str, Any]) -> str | None:
+    """What each field alone does not show."""
+    latency, by_repeat = document["latency_ms"], document["by_repeat"]
+    if not latency["samples"]:
+        return "latency_ms.samples is empty"
+    if sum(by_repeat["frames"]) != len(latency["samples"]):
+        return "by_repeat.frames do not add up to the samples"
+    if not len(by_repeat["medians_ms"]) == len(by_repeat["frames"]) == document["repeats"]:
+        return "by_repeat does not have one entry a repeat"
+    if len(latency["histogram"]["edges"]) != len(latency["histogram"]["counts"]) + 1:
+        return "latency_ms.histogram does not have one edge more than counts"
+    if document["scenario"]["data"]["kind"] not in ("sequence", "random"):
+        return "scenario.data.kind is neither sequence nor random"
+    if not 0.5 <= document["scenario"]["options"]["confidence"] < 1:
+        return "scenario.options.confidence is no share of 0.5 or more"
+    return None
 
 
 def read(path: str | os.PathLike[str]) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from typing import Any
 from qdbev_deploy.bench.sensors.base import number_in, text_in
 from qdbev_deploy.bench.sensors.jetson import power_mode
 from qdbev_deploy.bench.sensors.nvml import Nvml, mps
-from qdbev_deploy.machine import cuda_driver, package_version
+from qdbev_deploy.machine import Gpu, cuda_driver, package_version
 
 _PACKAGES = (
     "qdbev-deploy", "numpy", "onnx", "onnxruntime", "onnxruntime-gpu", "tensorrt", "pycuda", "cuda-python",
@@ -28,9 +28,15 @@ def cpu_name(cpuinfo: Path = Path("/proc/cpuinfo"), device_tree: Path = Path("/p
     return match.group(1) if match else platform.processor() or platform.machine()
 
 
+def measured_gpu() -> Gpu | None:
+    """The GPU that engines use: the first that the CUDA driver shows this process."""
+    driver = cuda_driver()
+    return driver.gpus[0] if driver is not None and driver.gpus else None
+
+
 def system_facts(nvml: Nvml | None = None) -> dict[str, Any]:
-    """The section `system` of a result."""
-    gpu = _gpu(nvml if nvml is not None else Nvml())
+    """The section `system` of a result; `nvml`: of the measured GPU, None where there is none."""
+    gpu = _gpu(nvml)
     pages = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     versions = {"python": platform.python_version()}
     versions.update({name: found for name in _PACKAGES if (found := package_version(name))})
@@ -58,8 +64,8 @@ def _mhz(path: Path) -> float | None:
     return None if kilohertz is None else kilohertz / 1e3
 
 
-def _gpu(nvml: Nvml) -> dict[str, Any] | None:
-    """By the CUDA driver, which Jetsons have too; what NVML adds where it is there."""
+def _gpu(nvml: Nvml | None) -> dict[str, Any] | None:
+    """By the CUDA driver, which Jetsons have too; NVML only adds what CUDA does not say."""
     driver = cuda_driver()
     if driver is None or not driver.gpus:
         return None
@@ -69,10 +75,11 @@ def _gpu(nvml: Nvml) -> dict[str, Any] | None:
         "compute_capability": ".".join(map(str, first.compute_capability)),
         "memory_bytes": first.memory_bytes,
         "driver": f"CUDA {driver.cuda_version[0]}.{driver.cuda_version[1]}",
+        "pci_bus_id": first.pci_bus_id,
         "count": len(driver.gpus),
     }
-    facts.update({name: value for name, value in nvml.facts().items() if value is not None})
-    return facts
+    added = {name: value for name, value in (nvml.facts() if nvml else {}).items() if value is not None}
+    return {**added, **facts, "driver": added.get("driver", facts["driver"])}
 
 
 def _sharing(gpu: dict[str, Any] | None) -> str:

@@ -18,6 +18,14 @@ from qdbev_deploy.engine.interface import StreamOptions
 from qdbev_deploy.errors import ExitCode, QdbevError
 
 SCENARIOS = ("SingleStream", "MultiStream", "Server", "Offline")
+LATENCY_OF = {
+    "SingleStream": "a query of one sample, from LoadGen's asking to our answer",
+    "MultiStream": "a query of all its samples, from LoadGen's asking to the last answer",
+    "Server": "a query of one sample from its scheduled moment to our answer, waiting included",
+    "Offline": "a sample from the asking for all of them to its answer, so that most of it is waiting",
+}
+DEFAULT_QPS = 10.0  # as LoadGen's own settings have it for no model in particular
+DEFAULT_LATENCY_MS = 100.0
 LOGS = ("mlperf_log_summary.txt", "mlperf_log_detail.txt")
 
 
@@ -28,8 +36,8 @@ class LoadgenPlan:
     scenario: str
     frames: int
     samples_per_query: int = 8  # of MultiStream
-    target_qps: float = 10.0  # of Server and Offline
-    latency_ms: float | None = None  # Server: the bound its verdict is about; None: 100 ms
+    target_qps: float = DEFAULT_QPS  # of Server: queries that arrive a second; of Offline: what is expected
+    latency_ms: float = DEFAULT_LATENCY_MS  # Server: the bound its verdict is about
     seed: int = 0
 
 
@@ -96,8 +104,7 @@ def _start(mlperf: Any, plan: LoadgenPlan, folder: Path, library_size: int, issu
     settings.min_duration_ms = 0
     settings.multi_stream_samples_per_query = plan.samples_per_query
     settings.server_target_qps = settings.offline_expected_qps = plan.target_qps
-    if plan.latency_ms is not None:
-        settings.server_target_latency_ns = int(plan.latency_ms * 1e6)
+    settings.server_target_latency_ns = int(plan.latency_ms * 1e6)
     for name in ("qsl_rng_seed", "sample_index_rng_seed", "schedule_rng_seed"):
         setattr(settings, name, plan.seed)
     logs = mlperf.LogSettings()
@@ -122,3 +129,22 @@ def parse_summary(text: str) -> dict[str, str]:
         if match:
             found[match.group(1)] = match.group(2)
     return found
+
+
+def latencies(summary: dict[str, str]) -> dict[str, float]:
+    """Milliseconds of what LoadGen itself measured: `min`, `mean`, `p50` and so on, as far as it says."""
+    found: dict[str, float] = {}
+    for name, value in summary.items():
+        if match := re.fullmatch(r"(?:(Min|Mean|Max)|(\d+(?:\.\d+)?)(?:th)? percentile) latency \(ns\)", name):
+            which = match.group(1).lower() if match.group(1) else f"p{float(match.group(2)):g}"
+            if re.fullmatch(r"\d+", value):
+                found.setdefault(which, int(value) / 1e6)
+    return found
+
+
+def throughput(summary: dict[str, str]) -> float | None:
+    """Samples a second, of the scenarios that are about it."""
+    for name in ("Samples per second", "Completed samples per second"):
+        if re.fullmatch(r"\d+(\.\d+)?(e[+-]?\d+)?", summary.get(name, "")):
+            return float(summary[name])
+    return None

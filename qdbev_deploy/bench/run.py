@@ -11,22 +11,21 @@ from typing import Any
 
 import numpy as np
 
-from qdbev_deploy.bench import cold, document, loadgen, sections, stability
+from qdbev_deploy.bench import cold, document, loadgen, overhead, sections, stability
 from qdbev_deploy.bench.children import Child, prepare_samples
 from qdbev_deploy.bench.clock import Clock, WallClock
 from qdbev_deploy.bench.colocated import Neighbours, run_side_by_side
 from qdbev_deploy.bench.facts import system_facts
 from qdbev_deploy.bench.loadgen import LoadgenPlan
 from qdbev_deploy.bench.measure import Measurement, Plan, Progress, measure, silent
-from qdbev_deploy.bench.overhead import measure_overhead
 from qdbev_deploy.bench.recording import Recording
 from qdbev_deploy.bench.samples import SampleRequest, Samples, keep_samples, read_samples
 from qdbev_deploy.bench.sensors.nvml import Nvml
-from qdbev_deploy.bench.sensors.process import ProcessMemory
+from qdbev_deploy.bench.sensors.process import FamilyTime, ProcessMemory
 from qdbev_deploy.bench.statistics import Series
 from qdbev_deploy.bench.system import Subject
 from qdbev_deploy.bench.warmup import Warmup
-from qdbev_deploy.bench.watch import PERIOD_NS, Readings, Sensors, find_sensors
+from qdbev_deploy.bench.watch import PERIOD_NS, Readings, Sensors, Watch, find_sensors
 from qdbev_deploy.engine.interface import Memory, Stream
 from qdbev_deploy.errors import QdbevError
 
@@ -56,6 +55,7 @@ class Tools:
     sensors: Sensors
     period_ns: int = PERIOD_NS
     samples: Samples | None = None  # None: prepared by another process
+    overhead_frames: int = overhead.FRAMES
 
 
 def bench(
@@ -106,18 +106,17 @@ def _in_this_process(
 
 def _document(
     subject: Subject, request: Request, samples: Samples, result: Measurement, tools: Tools, memory: dict[str, Any],
-    *, beside: bool = False,
+    spent: dict[str, float | None] | None = None,
 ) -> dict[str, Any]:  # fmt: skip
-    """What all scenarios that time frames have in common; `beside`: other processes are part of the scenario."""
+    """What all scenarios that time frames have in common; `spent`: cores in use, where more than this process ran."""
     plan, recording = request.plan, result.recording
     latency = recording.column("total")
     backend = str(subject.manifest["backend"])
-    clocks = sections.clocks_section(result, tools.sensors)
+    clocks = {**sections.clocks_section(result, tools.sensors), **sections.numbers(spent or {})}
     timed = plan.options.timed
-    judged = {**clocks, "others_busy_cores": None} if beside else clocks
-    reasons = stability.reasons(result, plan, latency, memory, judged)
-    overhead = measure_overhead(
-        subject.spec, samples, plan.options, tools.clock, tools.sensors, float(np.median(latency))
+    reasons = stability.reasons(result, plan, latency, memory, clocks)
+    spent_us = overhead.measure_overhead(
+        subject.spec, samples, plan.options, tools.clock, tools.sensors, recording, tools.overhead_frames
     )  # fmt: skip
     return {
         **document.header(request.command),
@@ -135,7 +134,7 @@ def _document(
         "memory": memory,
         "power": sections.power_section(result, tools.sensors),
         "clocks": clocks,
-        "overhead_us": sections.numbers(overhead),
+        "overhead_us": sections.numbers(spent_us),
         "stability": {"stable": not reasons, "reasons": reasons},
         "layers": document.layers_section(subject.layers),
         "partial": result.partial,
@@ -232,9 +231,8 @@ def _co_located(
     memory = sections.memory_section(side.together[0], tools.sensors, plan.confidence, False)
     if neighbours.as_ == "processes" and memory["host"] is not None:
         memory["host"] = {**memory["host"], "peak_bytes": facts["peak_bytes"], "of": "the first instance"}
-    found = _document(subject, request, samples, together, tools, memory, beside=True)
-    # Watts and clocks are the machine's, and its energy is shared by all that ran.
-    found["power"] = None
+    found = _document(subject, request, samples, together, tools, memory, side.spent)
+    found["power"] = sections.no_power("the machine's energy is shared by all that ran beside each other")
     found["co_located"] = side.to_dict(neighbours, plan.confidence)
     return found
 
@@ -243,9 +241,14 @@ def _cold(
     subject: Subject, request: Request, samples: Samples, folder: Path, tools: Tools, progress: Progress
 ) -> dict[str, Any]:
     plan = request.plan
-    starts = cold.cold_starts(subject.path, folder, plan.options, plan.repeats, progress)
+    watch = Watch(tools.sensors.present, Recording(0), tools.clock)
+    before = FamilyTime.now()
+    starts = cold.cold_starts(subject.path, folder, plan.options, plan.repeats, progress, between=watch.read)
+    spent = FamilyTime.now().since(before, sections.LEAST_SECONDS)
     totals = np.array([start.total for start in starts])
-    reasons = stability.spread(totals)
+    around = Measurement(Recording(0), watch.readings())
+    clocks = {**sections.clocks_section(around, tools.sensors), **sections.numbers(spent)}
+    reasons = stability.starts(totals, clocks)
     return {
         **document.header(request.command),
         "system": system_facts(_nvml(tools.sensors)),
@@ -256,9 +259,9 @@ def _cold(
         "latency_ms": sections.latency_section(totals, plan.confidence, None),
         "stages_ms": None,
         "stream": None,
-        "memory": None,
-        "power": None,
-        "clocks": None,
+        "memory": sections.no_memory("not measured in cold starts: their processes are gone"),
+        "power": sections.no_power("not measured in cold starts: they are too short"),
+        "clocks": clocks,
         "overhead_us": None,
         "stability": {"stable": not reasons, "reasons": reasons},
         "layers": document.layers_section(subject.layers),
@@ -279,18 +282,24 @@ def _under_loadgen(
         "logs": str(request.loadgen_out.resolve()), "options": asdict(request.plan.options),
         "warmup": request.plan.warmup_frames,
     }) as child:  # fmt: skip
+        before = FamilyTime.now([child.pid])
         answer = child.expect("result")
+        spent = FamilyTime.now([child.pid]).since(before, sections.LEAST_SECONDS)
     rows = np.asarray(answer["rows"], np.float64)
     if not len(rows):
         raise QdbevError("LoadGen asked for no frame", "a run with frames", "pass more --frames")
     recording = Recording.of(rows)
     result = Measurement(recording, Readings({}), [Warmup(**answer["warmup"])], memory=Memory())
-    none = {"engine": None, "host": None, "device": None, "why_not": {"all": "not measured under LoadGen"}}
-    found = _document(subject, request, samples, result, tools, none)
-    found["memory"], found["power"], found["clocks"] = none, None, None
+    why = "not measured under LoadGen, which runs in a process of its own"
+    found = _document(subject, request, samples, result, tools, sections.no_memory(why), spent)
+    found["power"] = sections.no_power(why)
+    found["clocks"]["why_not"]["clocks and temperature"] = why
     found["loadgen"] = {
         "scenario": request.loadgen.scenario,
         "asked": answer["asked"],
+        "latency_ms": loadgen.latencies(answer["summary"]),
+        "samples_per_second": loadgen.throughput(answer["summary"]),
+        "latency_of": loadgen.LATENCY_OF[request.loadgen.scenario],
         "result": answer["summary"],
         "valid": answer["summary"].get("Result is", "not said"),
         "logs": [str(request.loadgen_out / name) for name in loadgen.LOGS],

@@ -19,8 +19,9 @@ from qdbev_deploy.bench.watch import Readings, Sensors
 
 _SOAK_WINDOWS = 60  # at most; none is shorter than a second
 _LEAST_POINTS = 12  # readings of memory from which on a slope is said
-_LEAST_SECONDS = 5.0  # from which on shares of processor time are said
-_LEAST_GROWTH_BYTES = 256 << 10  # over a whole run; below it, nobody is harmed and the allocator breathes
+_LEAST_FRAMES = 100  # between the first and the last of them: from fewer, nothing is said of a thousand
+LEAST_SECONDS = 5.0  # from which on shares of processor time are said
+_LEAST_GROWTH_BYTES = 256_000  # over a whole run; below it, nobody is harmed and the allocator breathes
 
 
 def finite(value: float | None, digits: int = 6) -> float | None:
@@ -113,7 +114,7 @@ def stream_section(plan: StreamPlan, logs: list[StreamLog], confidence: float) -
 
 
 def growth(readings: Readings, name: str, confidence: float) -> dict[str, Any] | None:
-    """How a reading in bytes rises with the frames; None where there are too few readings of it."""
+    """How a reading in bytes rises with the frames; None where there are too few readings or frames."""
     values = readings.get(name)
     if values is None:
         return None
@@ -121,7 +122,7 @@ def growth(readings: Readings, name: str, confidence: float) -> dict[str, Any] |
     frames, repeats = readings.columns["frame"][valid], readings.columns["repeat"][valid]
     values = values[valid]
     run = float(np.ptp(frames)) if len(frames) else 0.0
-    if len(values) < _LEAST_POINTS or run <= 0:
+    if len(values) < _LEAST_POINTS or run < _LEAST_FRAMES:
         return None
     whole = slope(frames, values, confidence, repeats)
     later = second_halves(frames, repeats)
@@ -187,17 +188,29 @@ def memory_section(measurement: Measurement, sensors: Sensors, confidence: float
     else:
         host = {
             "rss_bytes": int(rss[np.isfinite(rss)][-1]),
-            "peak_bytes": process.peak_bytes(),
+            # The kernel counts the two in different places, and late: the larger is the peak.
+            "peak_bytes": max(process.peak_bytes() or 0, int(np.nanmax(rss))),
             "peak_since": "the start of the benchmark, frames loaded" if peak else "the start of the process",
             "growth": growth(readings, "rss_bytes", confidence),
         }
         if host["growth"] is None:
-            why["host.growth"] = f"fewer than {_LEAST_POINTS} readings; run more frames"
-    device = None
+            why["host.growth"] = _TOO_SHORT
+    device, missing = _device_memory(readings, sensors, confidence)
+    return numbers({"engine": engine, "host": host, "device": device, "why_not": {**why, **missing}})
+
+
+_TOO_SHORT = f"fewer than {_LEAST_POINTS} readings, or fewer than {_LEAST_FRAMES} frames between them; run more frames"
+
+
+def _device_memory(
+    readings: Readings, sensors: Sensors, confidence: float
+) -> tuple[dict[str, Any] | None, dict[str, str]]:
+    """By NVML, of this process where it tells; on a Jetson, of the board; and what is not known, with the reason."""
+    why: dict[str, str] = {}
     used, own = readings.get("gpu_memory_used_bytes"), readings.get("gpu_process_bytes")
     if used is not None or own is not None:
         name = "gpu_process_bytes" if own is not None else "gpu_memory_used_bytes"
-        device = {
+        device: dict[str, Any] = {
             "used_peak_bytes": None if used is None else int(np.nanmax(used)),
             "process_peak_bytes": None if own is None else int(np.nanmax(own)),
             "growth": growth(readings, name, confidence),
@@ -205,9 +218,24 @@ def memory_section(measurement: Measurement, sensors: Sensors, confidence: float
         }
         if own is None:
             why["device.process_peak_bytes"] = "the driver does not tell of processes (container, MIG)"
+    elif (board := readings.get("board_memory_used_bytes")) is not None:
+        device = {
+            "used_peak_bytes": int(np.nanmax(board)),
+            "process_peak_bytes": None,
+            "growth": growth(readings, "board_memory_used_bytes", confidence),
+            "growth_of": "the whole board: host and GPU share its memory",
+        }
+        why["device.process_peak_bytes"] = "host and GPU share the board's memory: this process' is the host's"
     else:
-        why["device"] = sensors.missing.get("NVML", "NVML read nothing")
-    return numbers({"engine": engine, "host": host, "device": device, "why_not": why})
+        return None, {"device": sensors.missing.get("NVML", "NVML read nothing")}
+    if device["growth"] is None:
+        why["device.growth"] = _TOO_SHORT
+    return device, why
+
+
+def no_memory(why: str) -> dict[str, Any]:
+    """`memory` where nothing is measured of it."""
+    return {"engine": None, "host": None, "device": None, "why_not": {"all": why}}
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -249,6 +277,11 @@ def power_section(measurement: Measurement, sensors: Sensors) -> dict[str, Any]:
     )
 
 
+def no_power(why: str) -> dict[str, Any]:
+    """`power` where nothing is measured of it."""
+    return {"sources": [], "why_not": {"all": why}}
+
+
 def _trapezoids(readings: Readings) -> Any:
     seconds = np.diff(readings.columns["moment_ns"]) / 1e9
     return lambda values: (values[1:] + values[:-1]) / 2 * seconds
@@ -264,7 +297,8 @@ def clocks_section(measurement: Measurement, sensors: Sensors) -> dict[str, Any]
     """`clocks`: clocks, temperatures, throttling, and what else ran on this machine."""
     readings = measurement.readings
     section: dict[str, Any] = {}
-    for name in ("cpu_clock_mhz", "gpu_clock_mhz", "gpu_memory_clock_mhz", "gpu_temperature_c", "board_temperature_c"):
+    for name in ("cpu_clock_mhz", "gpu_clock_mhz", "gpu_memory_clock_mhz", "gpu_load_percent", "gpu_temperature_c",
+                 "board_temperature_c"):  # fmt: skip
         values = readings.get(name)
         section[name] = None if values is None else {
             "min": float(np.nanmin(values)), "mean": float(np.nanmean(values)), "max": float(np.nanmax(values)),
@@ -294,7 +328,7 @@ def _sum_within(readings: Readings, name: str) -> float | None:
 def _a_second(readings: Readings, measurement: Measurement, name: str, minus: str | None = None) -> float | None:
     whole, part = _sum_within(readings, name), _sum_within(readings, minus) if minus else 0.0
     # The kernel counts in ticks: over a second or two, the shares mean nothing.
-    if whole is None or part is None or measurement.seconds < _LEAST_SECONDS:
+    if whole is None or part is None or measurement.seconds < LEAST_SECONDS:
         return None
     return max((whole - part) / measurement.seconds, 0.0)
 

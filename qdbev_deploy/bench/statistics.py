@@ -49,15 +49,16 @@ class Summary:
 def summarise(values: Series, confidence: float) -> Summary:
     """Of at least one finite value, in the order in which they were measured."""
     mean, std = float(values.mean()), float(values.std(ddof=1)) if len(values) > 1 else 0.0
+    effect = design_effect(values)
     return Summary(
         count=len(values),
-        effective_count=len(values) / design_effect(values),
+        effective_count=len(values) / effect,
         mean=mean,
         std=std,
         cov=std / mean if mean else 0.0,
         min=float(values.min()),
         max=float(values.max()),
-        percentiles={f"p{percent:g}": percentile(values, percent, confidence) for percent in PERCENTILES},
+        percentiles={f"p{percent:g}": percentile(values, percent, confidence, effect) for percent in PERCENTILES},
     )
 
 
@@ -101,17 +102,21 @@ def samples_needed(percent: float, confidence: float) -> int:
     return max(math.ceil(math.log(tail) / math.log(side)) for side in (share, 1 - share))
 
 
-def percentile(values: Series, percent: float, confidence: float) -> Percentile:
+def percentile(values: Series, percent: float, confidence: float, series_effect: float | None = None) -> Percentile:
     """The percentile as a measured sample, and a distribution-free interval from two others.
 
     Ranks come from the binomial distribution (order statistics). Latencies are not independent, so that the ranks are
-    those for the effective number of samples: the series of "this sample is at or below the percentile" is what counts
-    there, and its design effect divides the count.
+    those for the effective number of samples. What counts there is the series of "this sample is at or below the
+    percentile", but in a tail it changes too seldom for its correlation to be seen: the count is divided by the larger
+    of its design effect and that of the values themselves (`series_effect`, None: worked out here).
     """
     ordered = np.sort(values)
     count = len(ordered)
     value = float(ordered[rank_of(percent, count) - 1])
-    effect = design_effect((values <= value).astype(np.float64))
+    effect = max(
+        design_effect((values <= value).astype(np.float64)),
+        design_effect(values) if series_effect is None else series_effect,
+    )
     effective = max(int(count / effect), 1)
     low, high = _interval_ranks(effective, percent / 100, (1 - confidence) / 2)
     # Ranks among the effective samples, stretched outwards to those among all.
@@ -211,17 +216,26 @@ def student_t(confidence: float, freedom: float) -> float:
 # Resampling
 
 
+def block_length(series: Series) -> int | None:
+    """Samples that are drawn together: as far as correlation reaches, at least the cube root of the length.
+
+    None where fewer than four such blocks are there: drawn from so few, series would all look like the one measured.
+    """
+    block = max(math.ceil(len(series) ** (1 / 3)), math.ceil(2 * design_effect(series)))
+    return block if block <= max(len(series) // 4, 2) else None
+
+
 def block_bootstrap(
     repeats: Sequence[Series], statistics: Sequence[Callable[[Series], float]], rounds: int, seed: int
 ) -> Series:
     """[rounds, statistics]: each of series whose blocks were drawn anew.
 
-    Blocks are as long as the correlation reaches (at least the cube root of the length), and wrap around the ends of
-    their repeat, so that what follows each other stays together.
+    Blocks of `block_length`, a quarter of the series at most, wrap around the ends of their repeat, so that what
+    follows each other stays together.
     """
     rng = np.random.default_rng(seed)
     results = np.empty((rounds, len(statistics)))
-    blocks = [min(max(math.ceil(len(r) ** (1 / 3)), math.ceil(2 * design_effect(r))), len(r)) for r in repeats]
+    blocks = [block_length(r) or max(len(r) // 4, 1) for r in repeats]
     for index in range(rounds):
         drawn = []
         for series, block in zip(repeats, blocks):

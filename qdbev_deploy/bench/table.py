@@ -10,7 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from qdbev_deploy.bench.compare import Comparison
+from qdbev_deploy.bench.compare import LEAST_DIFFERENCE, LEAST_REPEATS, UNREPEATED_DIFFERENCE, Comparison
 from qdbev_deploy.bench.recording import STAGES
 
 _STAGE_NAMES = {
@@ -22,7 +22,7 @@ _STAGE_NAMES = {
 def bytes_text(value: float | None) -> str:
     if value is None:
         return "not known"
-    return f"{value / 2**20:.1f} MiB"
+    return f"{value / 1e6:.1f} MB"
 
 
 def ms(value: float | None) -> str:
@@ -50,6 +50,8 @@ def parts(document: dict[str, Any]) -> Iterable[RenderableType]:
     yield _heading(document)
     if "cold" in document:
         yield _cold(document)
+    if "loadgen" in document:
+        yield _loadgen(document["loadgen"])
     yield _latency(document)
     if document["stages_ms"]:
         yield _stages(document["stages_ms"])
@@ -57,8 +59,6 @@ def parts(document: dict[str, Any]) -> Iterable[RenderableType]:
         yield _stream(document["stream"], document["scenario"]["options"]["confidence"])
     if "co_located" in document:
         yield _co_located(document["co_located"])
-    if "loadgen" in document:
-        yield _loadgen(document["loadgen"])
     if "soak" in document:
         yield _soak(document["soak"])
     yield Group(*(Text.from_markup(line) for line in _facts(document)))
@@ -68,18 +68,20 @@ def parts(document: dict[str, Any]) -> Iterable[RenderableType]:
 def _heading(document: dict[str, Any]) -> RenderableType:
     bundle, scenario, system = document["bundle"], document["scenario"], document["system"]
     options, data = scenario["options"], scenario["data"]
-    where = bundle["backend"] + (f" ({bundle['provider']})" if bundle.get("provider") else "")
+    where = escape(bundle["backend"] + (f" ({bundle['provider']})" if bundle.get("provider") else ""))
     machine = system["gpu"]["name"] if system["gpu"] and bundle["backend"] == "tensorrt" else system["cpu"]
     lines = [
-        f"[bold]{escape(bundle['name'])}[/bold]: variant {bundle['variant']}, {bundle['precision']}, "
-        f"image {bundle['image']}, state {bundle['io']}, on {where}",
+        f"[bold]{escape(bundle['name'])}[/bold]: variant {escape(bundle['variant'])}, "
+        f"{escape(bundle['precision'])}, image {escape(bundle['image'])}, state {escape(bundle['io'])}, on {where}",
         f"machine: {escape(machine)}, {system['cores_allowed']} of {system['cores']} cores; "
         f"power mode {escape(system['power_mode'])}; GPU sharing: {escape(system['sharing'])}",
-        f"scenario: {scenario['name']}; wait {options['wait']}, CUDA graph {'on' if options['cuda_graph'] else 'off'}",
+        f"scenario: {escape(scenario['name'])}; wait {escape(options['wait'])}, "
+        f"CUDA graph {'on' if options['cuda_graph'] else 'off'}",
     ]
-    words = f"data: {escape(data['source'])}, state fed back, dropped {data['resets']} times"
+    words = f"data: {escape(data['source'])}"
     if data["kind"] == "random":
         words = f"[bold yellow]RANDOM DATA[/bold yellow]: {escape(data['source'])}"
+    words += f"; {_state(document)}"
     lines.append(words)
     if bundle["emulated"]:
         lines.append(f"[bold yellow]EMULATED[/bold yellow]: {escape(bundle['precision_note'])}")
@@ -88,10 +90,22 @@ def _heading(document: dict[str, Any]) -> RenderableType:
     return Text.from_markup("\n".join(lines))
 
 
+def _state(document: dict[str, Any]) -> str:
+    """In how many frames the state was that of the frame before: a frame that begins a scene has none."""
+    count, firsts = document["latency_ms"]["summary"]["count"], document["scenario"]["data"]["resets"]
+    if "cold" in document:
+        return "each start runs a first frame, without a state"
+    if firsts >= count:
+        return "[bold yellow]STATE NEVER FED BACK[/bold yellow]: every frame begins a scene"
+    return f"state fed back in {count - firsts} of {count} frames, {firsts} begin a scene"
+
+
 def _latency(document: dict[str, Any]) -> RenderableType:
     summary, confidence = document["latency_ms"]["summary"], document["scenario"]["options"]["confidence"]
     random = ", RANDOM DATA" if document["scenario"]["data"]["kind"] == "random" else ""
     what = "process start to first boxes" if "cold" in document else "end to end: frame in host memory to boxes"
+    if "loadgen" in document:
+        what = f"service time, without LoadGen's queue; {what}"
     table = Table(box=None, title=f"\n{what}, wall clock{random}", title_justify="left", title_style="bold")
     table.add_column("", no_wrap=True)
     table.add_column("ms", justify="right", no_wrap=True)
@@ -135,7 +149,7 @@ def _stages(stages: dict[str, Any]) -> RenderableType:
 
 def _stream(stream: dict[str, Any], confidence: float) -> RenderableType:
     age = stream["age_ms"]
-    jitter = "" if stream["jitter"] == "none" else f", {stream['jitter']} jitter of {stream['jitter_ms']:g} ms"
+    jitter = "" if stream["jitter"] == "none" else f", {escape(stream['jitter'])} jitter of {stream['jitter_ms']:g} ms"
     policy = "drop-oldest" if stream["policy"] == "drop-oldest" else f"queue of {stream['queue_depth']}"
     lines = [
         f"\n[bold]stream[/bold] at {stream['rate_hz']:g} Hz{jitter}, {policy}: {stream['arrived']} arrived, "
@@ -156,11 +170,11 @@ def _stream(stream: dict[str, Any], confidence: float) -> RenderableType:
 
 
 def _co_located(side: dict[str, Any]) -> RenderableType:
-    load = f" beside a load on the {side['load']} ({side['load_processes']} processes)" if side["load"] else ""
+    load = f" beside a load on the {escape(side['load'])} ({side['load_processes']} processes)" if side["load"] else ""
     each = ", ".join(ms(instance["p50"]) for instance in side["each_ms"])
     slower = side["times_slower"]
     return Text.from_markup(
-        f"\n[bold]co-located[/bold]: {side['instances']} {side['as']}{load}\n"
+        f"\n[bold]co-located[/bold]: {side['instances']} {escape(side['as'])}{load}\n"
         f"  alone p50 {ms(side['alone_ms']['p50'])}, p99 {ms(side['alone_ms']['p99'])} ms; together p50 {each} ms: "
         f"{slower['p50']:.2f} times at p50, {slower['p99']:.2f} times at p99"
     )
@@ -169,10 +183,18 @@ def _co_located(side: dict[str, Any]) -> RenderableType:
 def _loadgen(loadgen: dict[str, Any]) -> RenderableType:
     failed = [name for name, value in loadgen["result"].items() if name.endswith("satisfied") and value.upper() == "NO"]
     why = f" (not satisfied: {', '.join(name.removesuffix(' satisfied') for name in failed)})" if failed else ""
-    return Text.from_markup(
-        f"\n[bold]MLPerf LoadGen[/bold] {loadgen['scenario']}: result {escape(loadgen['valid'] + why)}, "
-        f"{loadgen['asked']} samples asked for; {loadgen['note']}\n  logs: {escape(', '.join(loadgen['logs']))}"
-    )
+    lines = [
+        f"\n[bold]MLPerf LoadGen[/bold] {escape(loadgen['scenario'])}: result {escape(loadgen['valid'] + why)}, "
+        f"{loadgen['asked']} samples asked for; {escape(loadgen['note'])}"
+    ]
+    measured = loadgen.get("latency_ms") or {}
+    if measured:
+        values = ", ".join(f"{escape(name)} {ms(value)}" for name, value in measured.items())
+        lines += [f"  LoadGen's own latency, ms: [bold]{values}[/bold]", f"  of {escape(loadgen['latency_of'])}"]
+    if loadgen.get("samples_per_second") is not None:
+        lines.append(f"  {loadgen['samples_per_second']:.2f} samples a second")
+    lines.append(f"  logs: {escape(', '.join(loadgen['logs']))}")
+    return Text.from_markup("\n".join(lines))
 
 
 def _cold(document: dict[str, Any]) -> RenderableType:
@@ -190,7 +212,7 @@ def _cold(document: dict[str, Any]) -> RenderableType:
 
 def _soak(soak: dict[str, Any]) -> RenderableType:
     drift = soak["drift_ms_per_hour"]
-    known = drift["low"] is not None
+    known = drift["low"] is not None and drift["high"] is not None
     bounds = f"{drift['low']:+.3f} .. {drift['high']:+.3f}" if known else "too few windows for an interval"
     return Text.from_markup(
         f"\n[bold]soak[/bold]: {len(soak['windows'])} windows of {soak['window_s']:.1f} s; drift of their medians "
@@ -214,56 +236,71 @@ def _facts(document: dict[str, Any]) -> list[str]:
     if power:
         for source in power["sources"]:
             lines.append(
-                f"power of {source['covers']}: {source['mean_w']:.1f} W, {source['energy_per_frame_j'] * 1e3:.1f} mJ "
-                f"a frame, idling included ({source['source']}: {source['how']})"
+                f"power of {escape(source['covers'])}: {source['mean_w']:.1f} W, "
+                f"{source['energy_per_frame_j'] * 1e3:.1f} mJ a frame, idling included "
+                f"({escape(source['source'])}: {escape(source['how'])})"
             )
         if not power["sources"]:
             lines.append(f"power: not known: {_absent(power['why_not'])}")
     if clocks:
         lines += _clock_lines(clocks)
     if overhead:
-        share = f", {overhead['share_of_p50']:.2%} of p50" if overhead["share_of_p50"] is not None else ""
-        lines.append(
-            f"harness: {overhead['beyond_step']:.0f} us a frame beyond the engine's step and decoding{share} "
-            f"(ego motion and state {overhead['session']:.0f}, recording {overhead['harness']:.0f}; the clock "
-            f"{overhead['timer']:.2f}); measured with an engine that does nothing"
-        )
+        lines += _overhead_lines(overhead)
     if document["warmup"]:
         frames = ", ".join(str(warmup["frames"]) for warmup in document["warmup"])
-        lines.append(f"warm-up: {frames} frames ({document['warmup'][0]['criterion']})")
+        lines.append(f"warm-up: {frames} frames ({escape(document['warmup'][0]['criterion'])})")
     return lines
 
 
 def _absent(why_not: dict[str, str]) -> str:
-    return f"no {', no '.join(why_not)} (the JSON's why_not has the reasons)"
+    if "all" in why_not:
+        return escape(why_not["all"])
+    return escape(f"no {', no '.join(why_not)} (the JSON's why_not has the reasons)")
+
+
+def _overhead_lines(overhead: dict[str, Any]) -> list[str]:
+    """What was seen in the measured frames, and what the harness costs at least."""
+    share = f"; {overhead['share_of_p50']:.2%} of p50" if overhead["share_of_p50"] is not None else ""
+    lines = []
+    real = overhead.get("in_measured_frames") or {}
+    named = [("rest", "ego motion, state, recording"), ("host_prep", "host prep"), ("decode", "decode")]
+    said = [f"{what} {real[name]:.0f}" for name, what in named if real.get(name) is not None]
+    if said:
+        lines.append(f"host time in the measured frames, us (p50): {', '.join(said)}{share}")
+    lines.append(
+        f"harness: at least {overhead['beyond_step']:.0f} us a frame{'' if said else share} (ego motion and state "
+        f"{overhead['session']:.0f}, loop and recording {overhead['harness']:.0f}, a reading of the clock "
+        f"{overhead['timer']:.2f}): with an engine that does nothing, and cold caches"
+    )
+    return lines
 
 
 def _memory_line(place: str, section: dict[str, Any]) -> str:
     growth = section["growth"]
     if place == "host":
         line = f"host memory: resident {bytes_text(section['rss_bytes'])}, peak {bytes_text(section['peak_bytes'])}"
-        line += f" since {section['peak_since']}" + (f", of {section['of']}" if "of" in section else "")
+        line += escape(f" since {section['peak_since']}" + (f", of {section['of']}" if "of" in section else ""))
     else:
-        line = f"device memory: peak of this process {bytes_text(section['process_peak_bytes'])}, of all "
-        line += bytes_text(section["used_peak_bytes"])
+        own, whole = (bytes_text(section[name]) for name in ("process_peak_bytes", "used_peak_bytes"))
+        line = escape(f"device memory: peak of this process {own}, of all {whole}; growth of {section['growth_of']}")
     if growth is None:
-        return line + "; growth not known: too few readings"
-    if growth["low"] is None:
+        return line + "; growth not known: too few readings or frames"
+    if growth["low"] is None or growth["high"] is None:
         return line + "; growth not known: the readings hang together too closely"
     said = "[bold red]GROWS[/bold red]" if growth["shown"] else "no lasting growth shown"
-    kib = [growth[name] / 1024 for name in ("bytes_per_1000_frames", "low", "high")]
-    return f"{line}; {said}: {kib[0]:+.0f} KiB a 1000 frames ({kib[1]:+.0f} .. {kib[2]:+.0f})"
+    kb = [growth[name] / 1e3 for name in ("bytes_per_1000_frames", "low", "high")]
+    return f"{line}; {said}: {kb[0]:+.0f} kB a 1000 frames ({kb[1]:+.0f} .. {kb[2]:+.0f})"
 
 
 def _clock_lines(clocks: dict[str, Any]) -> list[str]:
     said = []
-    for name, unit in (("cpu_clock_mhz", "MHz"), ("gpu_clock_mhz", "MHz"), ("gpu_temperature_c", "C"),
-                       ("board_temperature_c", "C")):  # fmt: skip
-        if clocks[name]:
+    for name, unit in (("cpu_clock_mhz", "MHz"), ("gpu_clock_mhz", "MHz"), ("gpu_load_percent", "%"),
+                       ("gpu_temperature_c", "C"), ("board_temperature_c", "C")):  # fmt: skip
+        if clocks.get(name):
             what = name.rsplit("_", 1)[0].replace("_", " ").replace("gpu", "GPU").replace("cpu", "CPU")
             said.append(f"{what} {clocks[name]['min']:.0f} .. {clocks[name]['max']:.0f} {unit}")
     if clocks["gpu_throttle"] is not None:
-        said.append("GPU throttling: " + (", ".join(clocks["gpu_throttle"]) or "none"))
+        said.append("GPU throttling: " + (escape(", ".join(clocks["gpu_throttle"])) or "none"))
     if clocks["cpu_throttled_times"] is not None:
         said.append(f"CPU throttled {clocks['cpu_throttled_times']} times")
     if not said:
@@ -271,7 +308,7 @@ def _clock_lines(clocks: dict[str, Any]) -> list[str]:
     lines = ["clocks and temperature: " + ", ".join(said)]
     if clocks["own_busy_cores"] is not None and clocks["others_busy_cores"] is not None:
         lines.append(
-            f"processor time: this process {clocks['own_busy_cores']:.2f} cores, others "
+            f"processor time: the benchmark {clocks['own_busy_cores']:.2f} cores, others "
             f"{clocks['others_busy_cores']:.2f}, hypervisor {clocks['stolen_cores'] or 0:.2f}"
         )
     return lines
@@ -301,8 +338,9 @@ def show_comparison(a: str, b: str, comparison: Comparison, console: Console) ->
     shown = comparison.verdict in ("faster", "slower")
     says = f"B is {comparison.verdict}, {abs(ratio.change):.1%}" if shown else comparison.verdict
     console.print(
-        f"[bold]{says}[/bold] (median; differences below {comparison.floor:.1%} count as noise: 1 %, or as far "
-        "as repeats lie apart)",
+        f"[bold]{says}[/bold] (median; differences below {comparison.floor:.1%} count as noise: "
+        f"{LEAST_DIFFERENCE:.0%}, or as far as repeats lie apart, or {UNREPEATED_DIFFERENCE:.0%} where there are fewer "
+        f"than {LEAST_REPEATS}; repeats share a process, so that what varies from process to process is not in it)",
         soft_wrap=True,
         highlight=False,
     )

@@ -10,9 +10,10 @@ import numpy as np
 import numpy.typing as npt
 
 from qdbev_deploy.bench.clock import Clock
+from qdbev_deploy.bench.facts import measured_gpu
 from qdbev_deploy.bench.recording import Recording
 from qdbev_deploy.bench.sensors.base import Sensor
-from qdbev_deploy.bench.sensors.jetson import Ina3221, JetsonGpuClock, Tegrastats
+from qdbev_deploy.bench.sensors.jetson import Ina3221, JetsonGpuClock, JetsonMemory, Tegrastats
 from qdbev_deploy.bench.sensors.linux import CpuClock, Rapl, Thermal
 from qdbev_deploy.bench.sensors.nvml import Nvml
 from qdbev_deploy.bench.sensors.process import Contention, ProcessMemory
@@ -39,8 +40,10 @@ class Sensors:
 
 def find_sensors() -> Sensors:
     """All that this machine has; tegrastats is started only where a Jetson's sysfs shows no power."""
+    gpu = measured_gpu()
     candidates: list[Sensor] = [
-        ProcessMemory(), Contention(), CpuClock(), Thermal(), Rapl(), Nvml(), Ina3221(), JetsonGpuClock(),
+        ProcessMemory(), Contention(), CpuClock(), Thermal(), Rapl(), Nvml(gpu.pci_bus_id if gpu else ""), Ina3221(),
+        JetsonGpuClock(), JetsonMemory(),
     ]  # fmt: skip
     if any(isinstance(sensor, Ina3221) and sensor.missing() for sensor in candidates):
         # Its temperatures and clocks come last, and win: they are of the same moment as its power.

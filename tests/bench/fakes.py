@@ -8,9 +8,11 @@ from typing import Any
 
 import numpy as np
 
+from qdbev_deploy.bench.measure import Measurement
+from qdbev_deploy.bench.recording import Recording
 from qdbev_deploy.bench.run import Tools
 from qdbev_deploy.bench.samples import SampleRequest, Samples, make_samples
-from qdbev_deploy.bench.watch import Sensors
+from qdbev_deploy.bench.watch import Readings, Sensors
 from qdbev_deploy.contract import TensorSpec, VariantSpec, stream_inputs, stream_outputs
 from qdbev_deploy.engine.interface import Layer, Memory, StageTimes, Stream, StreamOptions
 from tests.model.reference import SPEC
@@ -135,5 +137,17 @@ class FakeSensor:
         return
 
 
+def measured(latencies_ms: Iterable[float]) -> Measurement:
+    """A measurement of those frames, one after the other, and of nothing else."""
+    listed = list(latencies_ms)
+    recording = Recording(len(listed))
+    now = 0
+    for index, latency in enumerate(listed):
+        done = now + round(latency * MS)
+        recording.add(index, (now, now, done, done), None, False)
+        now = done
+    return Measurement(recording, Readings({}), seconds=now / 1e9)
+
+
 def tools(clock: FakeClock, samples: Samples, *sensors: Any, period_ns: int = 0) -> Tools:
-    return Tools(clock, Sensors(list(sensors)), period_ns, samples)
+    return Tools(clock, Sensors(list(sensors)), period_ns, samples, overhead_frames=2)

@@ -5,22 +5,26 @@ from __future__ import annotations
 import dataclasses
 import gc
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from qdbev_deploy.bench import stability
+from qdbev_deploy.bench.colocated import Neighbours, Side
 from qdbev_deploy.bench.document import validate
 from qdbev_deploy.bench.measure import Plan
 from qdbev_deploy.bench.recording import COLUMNS, Recording
 from qdbev_deploy.bench.run import Request, bench
 from qdbev_deploy.bench.samples import SampleRequest
 from qdbev_deploy.bench.scenarios import StreamPlan
+from qdbev_deploy.bench.sensors.process import ProcessMemory
 from qdbev_deploy.engine.interface import StageTimes, StreamOptions
 from qdbev_deploy.evaluate.schedule import Latency
 from qdbev_deploy.files import write_json
-from tests.bench.fakes import MS, FakeBundle, FakeClock, FakeEngine, FakeSensor, drive, scripted, tools
+from tests.bench.fakes import MS, FakeBundle, FakeClock, FakeEngine, FakeSensor, drive, measured, scripted, tools
 from tests.model.reference import SPEC
 
 TIMED = StreamOptions(timed=True)
@@ -108,6 +112,108 @@ def test_a_steady_run_is_stable_and_each_fault_is_named(tmp_path: Path) -> None:
     assert reasons(scripted([10]), idle) == ""
     clocks = FakeSensor("NVML", gpu_clock_mhz=lambda n: 1500 if n < 30 else 1200)
     assert "clock varied: 1200 to 1500 MHz" in reasons(scripted([10]), clocks)
+
+
+def test_what_cannot_be_told_is_no_agreement(tmp_path: Path) -> None:
+    def reasons(latency: Any, **changes: Any) -> str:
+        return "; ".join(Bench(tmp_path, latency, plan(**changes)).document["stability"]["reasons"])
+
+    assert "12 frames are too few to tell whether latency is steady: needs 20" in reasons(scripted([10]))
+    # Repeats of four frames 5 % apart: no interval of a median reaches so far down.
+    levels = (10.0, 10.5, 10.0, 10.5, 10.0)
+    found = reasons(lambda index: levels[index // 6] + 0.001 * (index % 3), frames=20, repeats=5)
+    assert "whether repeats agree cannot be told: medians 5.0% apart" in found
+    assert "needs 30 frames" in found  # six independent ones each
+    # Two repeats with medians 4 % apart, whose intervals overlap by far
+    noise = np.random.default_rng(3).normal(0, 0.7, 200)
+    found = reasons(lambda index: 10 + 0.5 * (index >= 42) + noise[index], frames=80, repeats=2)
+    assert re.search(r"cannot be told: medians \d\.\d% apart, limit 3%, and their intervals overlap; needs", found)
+    # A walk, whose residuals hang together: risen by chance or for good, nobody can tell.
+    walk = 10 + np.cumsum(np.random.default_rng(5).normal(0, 0.06, 200))
+    found = reasons(lambda index: walk[index], frames=150, warmup_frames=0)
+    assert "drift" in found
+
+
+def test_a_harness_that_wakes_late_is_no_steady_one(tmp_path: Path) -> None:
+    class Late(FakeClock):
+        def sleep_until_ns(self, moment_ns: int) -> None:
+            self.now = max(self.now, moment_ns) + 3 * MS
+
+    clock = Late()
+    bundle = FakeBundle(tmp_path / "f.qdbev", FakeEngine(SPEC, clock, scripted([10])))
+    stream = plan(scenario="stream", frames=40, stream=StreamPlan(20))
+    found = bench(bundle, Request(stream, SampleRequest()), tools=tools(clock, drive()))
+    assert any("woke over 1 ms late for 100.0%" in reason for reason in found["stability"]["reasons"])
+
+
+def test_the_overhead_is_that_of_real_frames_and_at_least_that_of_null_ones(tmp_path: Path) -> None:
+    """A clock on which each reading takes 20 us: each part of the harness can be counted off."""
+
+    class Ticking(FakeClock):
+        def now_ns(self) -> int:
+            self.now += 20_000
+            return super().now_ns()
+
+    clock = Ticking()
+    bundle = FakeBundle(tmp_path / "f.qdbev", FakeEngine(SPEC, clock, scripted([10])))
+    found = bench(bundle, Request(plan(), SampleRequest()), tools=tools(clock, drive()))
+    overhead = found["overhead_us"]
+    # Within a frame: readings after preprocessing, after the step, after decoding; then one before the next frame.
+    assert overhead["session"] == overhead["decode"] == 20
+    assert overhead["harness"] == 60  # the one before, that after preprocessing, and one that times the eviction
+    assert overhead["beyond_step"] == 80
+    assert overhead["in_measured_frames"]["host_prep"] == 2500
+    assert overhead["in_measured_frames"]["decode"] == 20
+    # 10 ms of the step less the half and the quarter that are stages, and two of the readings
+    assert overhead["in_measured_frames"]["rest"] == 2500 + 20
+    assert overhead["share_of_p50"] == pytest.approx(2.52 / 10.06, rel=1e-3)
+
+
+def test_the_peak_is_no_less_than_what_was_seen(tmp_path: Path) -> None:
+    class Process(ProcessMemory):
+        def read(self) -> dict[str, float]:
+            return {"rss_bytes": 9e9}
+
+        def peak_bytes(self) -> int:
+            return 10
+
+    document = Bench(tmp_path, scripted([10]), plan(), Process()).document  # type: ignore[arg-type]
+    assert document["memory"]["host"]["peak_bytes"] == document["memory"]["host"]["rss_bytes"] == 9_000_000_000
+
+
+def test_of_few_frames_no_growth_a_thousand_is_said(tmp_path: Path) -> None:
+    sensor = FakeSensor("NVML", gpu_process_bytes=lambda n: 1e9 + 1e6 * n)
+    memory = Bench(tmp_path, scripted([10]), plan(frames=60), sensor).document["memory"]
+    assert memory["device"]["growth"] is None
+    assert "fewer than 100 frames" in memory["why_not"]["device.growth"]
+
+
+def test_a_boards_shared_memory_and_load_are_reported(tmp_path: Path) -> None:
+    sensor = FakeSensor("tegrastats", board_memory_used_bytes=lambda n: 4e9 + n, gpu_load_percent=lambda n: 50.0)
+    document = Bench(tmp_path, scripted([10]), plan(frames=30), sensor).document
+    assert 4e9 < document["memory"]["device"]["used_peak_bytes"] < 4.1e9
+    assert document["memory"]["device"]["process_peak_bytes"] is None
+    assert "share" in document["memory"]["device"]["growth_of"]
+    assert document["clocks"]["gpu_load_percent"]["mean"] == 50
+
+
+def test_instances_are_as_much_slower_as_they_are() -> None:
+    side = Side(measured([10.0] * 9), (measured([15.0] * 9), measured([25.0] * 9)), {})
+    found = side.to_dict(Neighbours(2), 0.95)
+    assert found["alone_ms"] == {"p50": 10, "p99": 10}
+    assert [each["p50"] for each in found["each_ms"]] == [15, 25]
+    assert found["times_slower"] == {"p50": 2.0, "p99": 2.0}
+    merged = side.merged().recording
+    assert merged.column("repeat").tolist() == [0] * 9 + [1] * 9
+
+
+def test_starts_are_judged_by_their_number_and_by_what_went_on_around() -> None:
+    calm = {"gpu_throttle": None, "cpu_throttled_times": None, "gpu_clock_mhz": None, "others_busy_cores": 0.0,
+            "stolen_cores": None}  # fmt: skip
+    assert stability.starts(np.array([900.0, 905.0, 901.0, 903.0, 902.0]), calm) == []
+    assert "2 starts are too few" in stability.starts(np.array([900.0, 905.0]), calm)[0]
+    busy = {**calm, "others_busy_cores": 1e6}
+    assert "other processes used" in stability.starts(np.full(7, 900.0), busy)[0]
 
 
 def test_a_stream_counts_drops_misses_and_age(tmp_path: Path) -> None:

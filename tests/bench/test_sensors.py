@@ -10,16 +10,26 @@ from typing import Any
 
 import pytest
 
+from qdbev_deploy.bench import facts
 from qdbev_deploy.bench.facts import cpu_name, system_facts
 from qdbev_deploy.bench.load import copy_in_gpu_memory, multiply
 from qdbev_deploy.bench.recording import Recording
 from qdbev_deploy.bench.samples import available_memory_bytes
-from qdbev_deploy.bench.sensors.jetson import Ina3221, JetsonGpuClock, Tegrastats, parse_tegrastats, power_mode
+from qdbev_deploy.bench.sensors import nvml
+from qdbev_deploy.bench.sensors.jetson import (
+    Ina3221,
+    JetsonGpuClock,
+    JetsonMemory,
+    Tegrastats,
+    parse_tegrastats,
+    power_mode,
+)
 from qdbev_deploy.bench.sensors.linux import CpuClock, Rapl, Thermal
 from qdbev_deploy.bench.sensors.nvml import Nvml, mps, throttle_names
-from qdbev_deploy.bench.sensors.process import Contention, ProcessMemory
+from qdbev_deploy.bench.sensors.process import Contention, FamilyTime, ProcessMemory
 from qdbev_deploy.bench.watch import Watch, find_sensors
 from qdbev_deploy.errors import ExitCode, QdbevError
+from qdbev_deploy.machine import Driver, Gpu
 from tests.bench.fakes import MS, FakeClock, FakeSensor
 
 
@@ -129,6 +139,50 @@ XAVIER_LINE = (
 )
 
 
+def test_a_rail_that_another_feeds_is_not_counted_twice(tmp_path: Path) -> None:
+    """AGX Orin: its memory's rail hangs on the 5 V of its system, and both are monitored."""
+    memory = {"in2_label": "VDDQ_VDD2_1V8AO\n", "in2_input": "5000\n", "curr2_input": "300\n"}
+    system = {"in3_label": "VIN_SYS_5V0\n", "in3_input": "5000\n", "curr3_input": "800\n"}
+    root = files(tmp_path / "agx", {
+        **ORIN, **{f"1-0040/hwmon/hwmon3/{name}": text for name, text in system.items()},
+        **{f"1-0041/hwmon/hwmon4/{name}": text for name, text in memory.items()},
+    })  # fmt: skip
+    assert Ina3221(root).read() == {"board_power_w": pytest.approx(10 + 5 + 4)}
+    assert parse_tegrastats(ORIN_LINE + " VDDQ_VDD2_1V8AO 900mW/900mW")["board_power_w"] == pytest.approx(12.5)
+    # AGX Xavier monitors its memory apart from its 5 V.
+    assert parse_tegrastats("GPU 1000/1 CPU 500/1 VDDRQ 300/1 SYS5V 200/1")["board_power_w"] == pytest.approx(2.0)
+
+
+def test_a_jetsons_memory_is_that_of_the_board(tmp_path: Path) -> None:
+    meminfo = files(tmp_path, {"meminfo": "MemTotal: 900 kB\nMemFree: 5 kB\nMemAvailable:    600 kB\n"}) / "meminfo"
+    model = files(tmp_path, {"model": "NVIDIA Jetson Orin NX\0"}) / "model"
+    board = JetsonMemory(meminfo, tmp_path / "none", model)
+    assert board.missing() is None
+    assert board.read() == {"board_memory_used_bytes": 300 * 1024}
+    assert "no Jetson" in (JetsonMemory(meminfo, tmp_path / "none", tmp_path / "none").missing() or "")
+    assert JetsonMemory(tmp_path / "none", tmp_path / "none", model).missing()
+
+
+def test_a_family_spends_the_time_of_its_members_and_the_rest_is_others(tmp_path: Path) -> None:
+    ticks = os.sysconf("SC_CLK_TCK")
+
+    def at(machine_s: int, child_s: int) -> FamilyTime:
+        half = child_s * ticks // 2
+        files(tmp_path, {
+            "stat": f"cpu  {machine_s * ticks} 0 0 1000 5 0 0 0 0 0\n",
+            "7/stat": f"7 (a) b) R {'0 ' * 10}{half} {half} 0 0\n",
+        })  # fmt: skip
+        return FamilyTime.now([7, 8], tmp_path)
+
+    first, second = at(100, 10), at(160, 60)
+    assert second.family_s - first.family_s == pytest.approx(50, abs=0.5)  # and what this test took
+    later = FamilyTime(first.moment_s + 20, second.machine_s, first.family_s + 50, second.stolen_s)
+    found = later.since(first, 5.0)
+    assert (found["others_busy_cores"], found["own_busy_cores"]) == (pytest.approx(0.5), pytest.approx(2.5))
+    assert found["stolen_cores"] == 0
+    assert set(later.since(first, 30.0).values()) == {None}
+
+
 def test_tegrastats_lines_of_two_generations() -> None:
     assert parse_tegrastats(ORIN_LINE) == {
         "board_power_w": pytest.approx(12.5), "board_memory_used_bytes": 5120 * 2**20, "gpu_load_percent": 87.0,
@@ -157,7 +211,10 @@ def test_tegrastats_is_followed_and_ended(tmp_path: Path) -> None:
 
 def test_jetson_clock_and_power_mode(tmp_path: Path) -> None:
     root = files(tmp_path, {"17000000.ga10b/cur_freq": "918000000\n", "other/cur_freq": "1\n"})
-    assert JetsonGpuClock(root).read() == {"gpu_clock_mhz": 918.0}
+    assert JetsonGpuClock(root).read()["gpu_clock_mhz"] == 918.0
+    assert math.isnan(JetsonGpuClock(root).read()["gpu_load_percent"])
+    files(tmp_path, {"17000000.ga10b/device/load": "437\n"})
+    assert JetsonGpuClock(root).read()["gpu_load_percent"] == pytest.approx(43.7)
     assert JetsonGpuClock(tmp_path / "none").missing()
     status = files(tmp_path, {"status": "pmode:0002\n"}) / "status"
     assert power_mode(status) == "nvpmodel pmode:0002"
@@ -168,6 +225,9 @@ def test_jetson_clock_and_power_mode(tmp_path: Path) -> None:
 
 # ----------------------------------------------------------------------------------------------------------------------
 # NVML
+
+
+BUS_ID = "0000:3B:00.0"
 
 
 class FakeNvml:
@@ -203,8 +263,8 @@ class FakeNvml:
         self.shut = True
         return 0
 
-    def nvmlDeviceGetHandleByIndex_v2(self, index: int, out: Any) -> int:  # noqa: N802
-        return 0 if index == 0 else 2
+    def nvmlDeviceGetHandleByPciBusId_v2(self, bus_id: bytes, out: Any) -> int:  # noqa: N802
+        return 0 if bus_id == BUS_ID.encode() else 6
 
     def nvmlDeviceGetMemoryInfo(self, device: Any, out: Any) -> int:  # noqa: N802
         out._obj.total, out._obj.used = 100, 40
@@ -232,7 +292,7 @@ class FakeNvml:
 
 
 def test_nvml_readings() -> None:
-    sensor = Nvml(library=FakeNvml())
+    sensor = Nvml(BUS_ID, FakeNvml())
     assert sensor.missing() is None
     assert sensor.read() == {
         "gpu_energy_j": 123.0, "gpu_power_w": 250.5, "gpu_clock_mhz": 1980, "gpu_memory_clock_mhz": 2619,
@@ -247,22 +307,47 @@ def test_nvml_readings() -> None:
 
 def test_what_a_gpu_does_not_offer_is_no_number() -> None:
     lacks = ("nvmlDeviceGetTotalEnergyConsumption", "nvmlDeviceGetEnforcedPowerLimit")
-    sensor = Nvml(library=FakeNvml(lacks=lacks, mig=None))
+    sensor = Nvml(BUS_ID, FakeNvml(lacks=lacks, mig=None))
     assert math.isnan(sensor.read()["gpu_energy_j"])
     assert sensor.read()["gpu_power_w"] == 250.5
     assert sensor.facts()["power_limit_w"] is None
     assert sensor.mig() is None
-    assert Nvml(library=FakeNvml(mig=1)).mig() is True
-    assert "does not initialise" in (Nvml(library=FakeNvml(working=False)).missing() or "")
-    assert "no GPU 4" in (Nvml(4, FakeNvml()).missing() or "")
+    assert Nvml(BUS_ID, FakeNvml(mig=1)).mig() is True
+    assert "does not initialise" in (Nvml(BUS_ID, FakeNvml(working=False)).missing() or "")
+    assert "no GPU at 0000:99:00.0" in (Nvml("0000:99:00.0", FakeNvml()).missing() or "")
+    assert "CUDA shows this process no GPU" in (Nvml("", FakeNvml()).missing() or "")
+
+
+def test_the_gpu_that_is_read_is_the_one_that_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    """CUDA's first GPU may be NVML's second: the PCI bus tells them apart, and CUDA's name stays."""
+    driver = Driver((12, 6), (Gpu("The measured GPU", (9, 0), 77, BUS_ID), Gpu("Another", (8, 0), 5, "0000:01:00.0")))
+    monkeypatch.setattr(facts, "cuda_driver", lambda: driver)
+    asked: list[str] = []
+
+    def load(name: str) -> FakeNvml:
+        asked.append(name)
+        return FakeNvml()
+
+    monkeypatch.setattr(nvml.ctypes, "CDLL", load)
+    sensors = find_sensors()
+    sensor = sensors.named("NVML")
+    assert isinstance(sensor, Nvml)
+    assert asked == ["libnvidia-ml.so.1"]
+    assert sensor.read()["gpu_power_w"] == 250.5
+    gpu = system_facts(sensor)["gpu"]
+    assert (gpu["name"], gpu["memory_bytes"], gpu["pci_bus_id"]) == ("The measured GPU", 77, BUS_ID)
+    assert (gpu["driver"], gpu["power_limit_w"]) == ("550.1", 700.0)  # what CUDA does not say
+    sensors.close()
+    monkeypatch.setattr(facts, "cuda_driver", lambda: None)
+    assert "CUDA shows this process no GPU" in find_sensors().missing["NVML"]
 
 
 def test_nvml_is_closed_only_where_it_was_opened() -> None:
     fake = FakeNvml()
-    Nvml(library=fake).close()
+    Nvml(BUS_ID, fake).close()
     assert fake.shut
     broken = FakeNvml(working=False)
-    Nvml(library=broken).close()
+    Nvml(BUS_ID, broken).close()
     assert not broken.shut
 
 
@@ -319,10 +404,10 @@ def test_the_watch_of_a_long_run_thins_out_and_keeps_the_whole_span() -> None:
 
 
 def test_facts_of_this_machine_and_of_a_board(tmp_path: Path) -> None:
-    facts = system_facts()
-    assert facts["cores"] >= facts["cores_allowed"] >= 1
-    assert facts["versions"]["numpy"]
-    assert facts["memory_bytes"] > 1 << 28
+    found = system_facts()
+    assert found["cores"] >= found["cores_allowed"] >= 1
+    assert found["versions"]["numpy"]
+    assert found["memory_bytes"] > 1 << 28
     board = files(tmp_path, {"model": "NVIDIA Jetson AGX Orin\0"}) / "model"
     assert cpu_name(device_tree=board) == "NVIDIA Jetson AGX Orin"
     cpuinfo = files(tmp_path, {"cpuinfo": "processor: 0\nmodel name\t: A CPU @ 2 GHz\n"}) / "cpuinfo"

@@ -13,14 +13,16 @@ from qdbev_deploy.bench.sensors.base import number_in, text_in
 
 # Rails that hold all others: the module's input. Where none is there, what is there is added up.
 _TOTAL_RAILS = ("VDD_IN", "POM_5V_IN")
+# Rails that are fed from another one that is monitored, too: AGX Orin's memory hangs on the 5 V of its system.
+_FED_FROM = {"VDDQ_VDD2_1V8AO": "VIN_SYS_5V0"}
 
 
 def total_watts(rails: dict[str, float]) -> float:
-    """Of the whole module: its input rail, or the sum of the rails."""
+    """Of the whole module: its input rail, or the sum of the rails, none counted twice."""
     for name in _TOTAL_RAILS:
         if name in rails:
             return rails[name]
-    return sum(rails.values())
+    return sum(watts for name, watts in rails.items() if _FED_FROM.get(name) not in rails)
 
 
 class Ina3221:
@@ -126,7 +128,7 @@ class Tegrastats:
 
 
 class JetsonGpuClock:
-    """The integrated GPU's clock."""
+    """The integrated GPU's clock and load."""
 
     name = "Jetson GPU clock"
 
@@ -142,7 +144,39 @@ class JetsonGpuClock:
 
     def read(self) -> dict[str, float]:
         hertz = number_in(self._files[0])
-        return {"gpu_clock_mhz": math.nan if hertz is None else hertz / 1e6}
+        per_mille = number_in(self._files[0].parent / "device" / "load")
+        return {
+            "gpu_clock_mhz": math.nan if hertz is None else hertz / 1e6,
+            "gpu_load_percent": math.nan if per_mille is None else per_mille / 10,
+        }
+
+    def close(self) -> None:
+        return
+
+
+class JetsonMemory:
+    """The board's memory in use, which its GPU shares with the host: total less available, of /proc/meminfo."""
+
+    name = "Jetson memory"
+
+    def __init__(
+        self, meminfo: Path = Path("/proc/meminfo"), release: Path = Path("/etc/nv_tegra_release"),
+        model: Path = Path("/proc/device-tree/model"),
+    ) -> None:  # fmt: skip
+        self._meminfo = meminfo
+        self._is_jetson = release.exists() or "jetson" in (text_in(model) or "").lower()
+
+    def missing(self) -> str | None:
+        if not self._is_jetson:
+            return "no Jetson, whose GPU shares the host's memory"
+        return None if math.isfinite(self._used()) else f"{self._meminfo} cannot be read"
+
+    def _used(self) -> float:
+        found = dict(re.findall(r"^(MemTotal|MemAvailable):\s+(\d+) kB", text_in(self._meminfo) or "", re.MULTILINE))
+        return (int(found["MemTotal"]) - int(found["MemAvailable"])) * 1024.0 if len(found) == 2 else math.nan
+
+    def read(self) -> dict[str, float]:
+        return {"board_memory_used_bytes": self._used()}
 
     def close(self) -> None:
         return

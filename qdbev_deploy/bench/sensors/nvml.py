@@ -38,11 +38,11 @@ def throttle_names(mask: int) -> list[str]:
 
 
 class Nvml:
-    """One GPU as NVML sees it. `library` is for tests; None loads libnvidia-ml.so.1."""
+    """One GPU as NVML sees it: that at `pci_bus_id`, for NVML counts others than CUDA does. `library` is for tests."""
 
     name = "NVML"
 
-    def __init__(self, index: int = 0, library: Any = None) -> None:
+    def __init__(self, pci_bus_id: str, library: Any = None) -> None:
         self._why: str | None = None
         self._device = ctypes.c_void_p()
         try:
@@ -52,8 +52,10 @@ class Nvml:
             return
         if self._nvml.nvmlInit_v2() != _SUCCESS:
             self._why = "NVML does not initialise: the driver is not running"
-        elif self._nvml.nvmlDeviceGetHandleByIndex_v2(index, ctypes.byref(self._device)) != _SUCCESS:
-            self._why = f"NVML knows no GPU {index}"
+        elif not pci_bus_id:
+            self._why = "CUDA shows this process no GPU"
+        elif self._nvml.nvmlDeviceGetHandleByPciBusId_v2(pci_bus_id.encode(), ctypes.byref(self._device)) != _SUCCESS:
+            self._why = f"NVML knows no GPU at {pci_bus_id}"
 
     def missing(self) -> str | None:
         return self._why

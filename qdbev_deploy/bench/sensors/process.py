@@ -6,6 +6,9 @@ import math
 import os
 import re
 import resource
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 _CLOCK_TICKS_S = os.sysconf("SC_CLK_TCK")
@@ -48,6 +51,47 @@ class ProcessMemory:
 
     def close(self) -> None:
         return
+
+
+@dataclass(frozen=True)
+class FamilyTime:
+    """Seconds of processor time so far: of the machine, of a benchmark and its processes, and denied by the host."""
+
+    moment_s: float
+    machine_s: float
+    family_s: float
+    stolen_s: float
+
+    @classmethod
+    def now(cls, children: Sequence[int] = (), proc: Path = Path("/proc")) -> FamilyTime:
+        """`children`: those that live; of those that have ended, the kernel keeps the sum."""
+        found = Contention(proc / "stat").read()
+        ended = resource.getrusage(resource.RUSAGE_CHILDREN)
+        family_s = found["process_busy_s"] + ended.ru_utime + ended.ru_stime
+        family_s += sum(_process_seconds(proc / str(child) / "stat") for child in children)
+        return cls(time.perf_counter(), found["machine_busy_s"], family_s, found["stolen_s"])
+
+    def since(self, earlier: FamilyTime, least_s: float) -> dict[str, float | None]:
+        """Cores in use on average, as in `clocks`; None over so short a time that the kernel's ticks mean nothing."""
+        seconds = self.moment_s - earlier.moment_s
+        family_s = self.family_s - earlier.family_s
+        spent = {
+            "others_busy_cores": self.machine_s - earlier.machine_s - family_s, "own_busy_cores": family_s,
+            "stolen_cores": self.stolen_s - earlier.stolen_s,
+        }  # fmt: skip
+        return {
+            name: max(value / seconds, 0.0) if seconds >= least_s and math.isfinite(value) else None
+            for name, value in spent.items()
+        }
+
+
+def _process_seconds(stat: Path) -> float:
+    """Of all threads of a process, by fields 14 and 15, which stand behind a name that may hold anything."""
+    try:
+        fields = stat.read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / _CLOCK_TICKS_S
+    except (OSError, ValueError, IndexError):
+        return 0.0  # it has ended, and counts with those that have
 
 
 class Contention:
