@@ -6,8 +6,8 @@ A synthetic nuScenes is drawn, and the road to the official evaluator proved wit
 the whole road: exported with its integers and proved against torch, checked for a target, built into an engine whose
 precision and outputs are proved, run frame by frame with its state, scored, measured, reported, packaged, and drawn.
 
-The student is examples/micro/student.pt where it is there. Otherwise an untrained micro is quantised on the spot: the
-road is the same, and its scores must be near 0.
+The student is examples/micro/student.pt, which was trained on such scenes. A checkout without it quantises random
+weights on the spot: the road is the same, and the scores must be near 0.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ import json
 import resource
 import shlex
 import shutil
+import subprocess
 import sys
 import time
 from pathlib import Path
 
-from qdbev_deploy.cli import main as qdbev
 from qdbev_deploy.data.nuscenes import Frame, NuScenesSequences
 from qdbev_deploy.evaluate.submission import ground_truth_records, write_submission
-from qdbev_deploy.model import build_model, save_checkpoint
 
 SHIPPED = Path(__file__).parent / "micro" / "student.pt"
 SPLIT = "mini_val"
-NOISE_BOXES = 20  # of an untrained student in the picture
+NOISE_BOXES = 20  # of random weights in the picture
+MARK = ".made-by-the-demo"  # in the folder that the demo may replace
 
 
 def step(number: int, what: str) -> None:
@@ -36,12 +36,24 @@ def step(number: int, what: str) -> None:
 
 
 def run(*arguments: object) -> None:
-    """One command, shown as it would be typed."""
+    """One command, shown as it would be typed, in a process of its own: what it measures is not the demo's."""
     words = [str(argument) for argument in arguments]
     print(f"$ qdbev-deploy {shlex.join(words)}", flush=True)
-    code = qdbev(words)
+    code = subprocess.run([sys.executable, "-m", "qdbev_deploy.cli", *words], check=False).returncode
     if code != 0:
         sys.exit(f"the demo stops here: exit code {code}")
+
+
+def fresh_folder(out: Path) -> None:
+    """An empty folder: a new one, or that of an earlier demo, which is removed. Nobody else's is."""
+    if out.is_symlink() or (out.exists() and not out.is_dir()):
+        sys.exit(f"{out} is no folder: pass another --out")
+    if out.is_dir() and any(out.iterdir()):
+        if not (out / MARK).is_file():
+            sys.exit(f"{out} is not empty, and no demo made it: pass another --out, or empty it yourself")
+        shutil.rmtree(out)
+    out.mkdir(parents=True, exist_ok=True)
+    (out / MARK).touch()
 
 
 def scores(folder: Path) -> tuple[float, float]:
@@ -63,18 +75,20 @@ def the_student(out: Path, data: Path) -> tuple[Path, bool]:
     """(a quantised checkpoint, whether it was trained)."""
     if SHIPPED.is_file():
         return SHIPPED, True
-    print("no trained student is shipped here: the weights are random, so its scores must be near 0")
+    from qdbev_deploy.model import build_model, save_checkpoint
+
+    print("no trained student is in this checkout: the weights are random, so its scores must be near 0")
     model, student = out / "micro.pt", out / "student.pt"
     save_checkpoint(model, build_model("micro", seed=0))
     run("calibrate", "--checkpoint", model, "--recipe", "w4a6", "--dataroot", data, "--frames", 6, "-o", student)
     return student, False
 
 
-def least_score(results: Path, frame: Frame) -> float:
-    """So that the picture of noise is not all boxes."""
+def least_score(results: Path, frame: Frame, usual: float, boxes_at_least: int) -> float:
+    """The score from which boxes are drawn: the usual one, or less where too few boxes reach it."""
     boxes = json.loads(results.read_text(encoding="utf-8"))["results"][frame.token]
     ordered = sorted((box["detection_score"] for box in boxes), reverse=True)
-    return float(ordered[min(NOISE_BOXES, len(ordered)) - 1]) if ordered else 0.0
+    return min(usual, float(ordered[min(boxes_at_least, len(ordered)) - 1])) if ordered else usual
 
 
 def main() -> None:
@@ -82,8 +96,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("demo-out"))
     out: Path = parser.parse_args().out
     started = time.perf_counter()
-    shutil.rmtree(out, ignore_errors=True)
-    out.mkdir(parents=True)
+    fresh_folder(out)
     data, onnx, bundle = out / "data", out / "student.onnx", out / "student.qdbev"
     bench, report = out / "bench.json", out / "report.html"
 
@@ -135,14 +148,18 @@ def main() -> None:
 
     step(13, "a picture: its detections, and ground truth in white")
     picture, frame = out / "detections.png", frames[3]
-    more = [] if trained else ["--min-score", repr(least_score(results, frame))]
+    usual, at_least = (0.25, 5) if trained else (1.0, NOISE_BOXES)
+    least = least_score(results, frame, usual, at_least)
     if not trained:
-        print(f"the {NOISE_BOXES} best boxes of an untrained student are noise")
-    run("show", data, "--scene", frame.scene, "--frame", 3, "--results", results, "--out", picture, *more)
+        print(f"the {NOISE_BOXES} best boxes of random weights are noise")
+    run(
+        "show", data, "--scene", frame.scene, "--frame", 3, "--results", results, "--min-score", repr(least),
+        "--out", picture,
+    )  # fmt: skip
 
     used = sum(resource.getrusage(who).ru_utime + resource.getrusage(who).ru_stime
                for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))  # fmt: skip
-    kind = "the shipped student" if trained else "an untrained student"
+    kind = "the trained student of examples/micro" if trained else "random weights"
     print(f"\n{kind}: mAP {student_map:.3f}, NDS {student_nds:.3f}")
     print(f"open {report} and {out / 'engine.html'}, look at {picture}")
     print(f"{time.perf_counter() - started:.0f} s in all, {used:.0f} s of processor time")

@@ -143,7 +143,7 @@ def _print_bundle(document: dict[str, Any], layers: tuple[Layer, ...], args: arg
     files = document["verified"]["files"]
     say(
         f"{document['bundle']}: {document['variant']} for {document['backend']}, "
-        f"{document['precision'].get('precision', 'precision not stated')}, "
+        f"{document['precision_said']}, "
         f"image {document['image']}, state {document['io']}"
     )
     say(f"verified: {len(files)} files, {byte_size(sum(files.values()))}, manifest {document['manifest_sha256'][:16]}")
@@ -266,9 +266,9 @@ def _print_layers(console: Any, document: dict[str, Any], layers: tuple[Layer, .
     from rich.markup import escape
     from rich.table import Table
 
-    from qdbev_deploy.report.bar_plots import shortened
     from qdbev_deploy.report.graph_layout import shown_name
     from qdbev_deploy.report.inspection import written_bytes
+    from qdbev_deploy.report.names import short_layer, shortened
     from qdbev_deploy.report.sections import precision_label
     from qdbev_deploy.report.units import byte_size, number, share
 
@@ -305,7 +305,7 @@ def _print_layers(console: Any, document: dict[str, Any], layers: tuple[Layer, .
     for layer in shown:
         cells = [
             str(place[id(layer)]),
-            escape(shortened(shown_name(layer), letters)),
+            escape(short_layer(shown_name(layer), letters)),
             layer.kind,
             precision_label(layer.precision),
         ]

@@ -36,8 +36,9 @@ Run it in this folder. `--disable-auto-complete-config` makes the server take co
 
 One request a frame, with a sequence id that is not 0 and is the vehicle's own. The first frame of a drive has
 sequence_start; Triton then gives the model use_prev_bev = 0, and on every later frame 1 with the last frame's BEV. The
-last frame may have sequence_end. After {max_idle_s:g} s without a frame the sequence is forgotten: requests are refused
-until a frame starts it anew.
+last frame may have sequence_end. After {max_idle_s:g} s without a request, by the server's clock, the sequence is
+forgotten: the next request is refused ("must specify the START flag") until a frame starts it anew. Frames that are
+replayed more slowly than that lose their state each time; package with a longer --max-idle for them.
 
 | input | type | shape | meaning |
 |---|---|---|---|
@@ -56,7 +57,7 @@ Python, and docs/triton.md of qdbev-deploy has a client.
 | | |
 |---|---|
 | bundle manifest, sha256 | {bundle.manifest_sha256} |
-| variant | {bundle.spec.name}, {bundle.manifest["precision"].get("precision", "precision not stated")} |
+| variant | {bundle.spec.name}, {bundle.precision} |
 | built | {bundle.manifest["created"]} by {bundle.manifest["tool"]} |
 | versions | {", ".join(f"{key} {value}" for key, value in bundle.manifest["versions"].items()) or "not stated"} |
 """
@@ -84,15 +85,18 @@ Choose the Triton release whose container has that TensorRT, {exact}
     if bundle.manifest["precision"].get("precision") == "int8":
         how = (
             "The bundle lets ONNX Runtime fuse Q/DQ into integer arithmetic, and so does the server."
-            if bundle.manifest["build"]["options"].get("fused")
-            else "config.pbtxt keeps ONNX Runtime from fusing Q/DQ (graph level -1), as in the bundle: int8 is\n"
-            "emulated in floating point, which is not the speed of int8."
+            if not bundle.manifest["precision"].get("emulated")
+            else "int8 is emulated in floating point, as in the bundle: its speed is not the speed of int8. Graph\n"
+            "level 2 in config.pbtxt keeps ONNX Runtime from rewriting Q/DQ, and from every other optimisation.\n"
+            "Sums are then of another order than in the bundle, and what rounds differently behind them differs\n"
+            "by whole steps: docs/triton.md of qdbev-deploy says by how much."
         )
     version = versions.get("onnxruntime", "of a version that was not stated")
     return f"""\
 The bundle was built with ONNX Runtime {version}. Choose a Triton release with that one or a later one, or prove the
 model on the older one first
 (https://github.com/triton-inference-server/server/blob/main/docs/introduction/compatibility.md).
+ONNX Runtime may gather usage data: ORT_DISABLE_TELEMETRY=1 in the server's environment makes sure that it does not.
 {how}"""
 
 

@@ -10,10 +10,11 @@ Read in Triton's sources (core, tensorrt_backend, onnxruntime_backend) and follo
   fp32_false_true is [1, 0]. A control has the shape [1]: a flag without axes (--io mlperf) cannot be one.
 - The strategy `oldest` lets many sequences share an instance, each waiting its turn; with `direct` and no batching an
   instance would belong to one sequence until it ends.
-- A sequence that is idle for longer than max_sequence_idle_microseconds is dropped, as our session drops its state
-  after max_gap_s; the client then starts it anew.
-- ONNX Runtime's backend has no switch for session.disable_quant_qdq. Graph level -1 (basic) leaves Q/DQ as they are;
-  every higher one fuses them.
+- A sequence that is idle for longer than max_sequence_idle_microseconds, by the server's clock, is dropped: its next
+  request is refused unless it has START. Our session goes by the time stamps of the frames; the client joins the two.
+- ONNX Runtime's backend sets no session.disable_quant_qdq, by which a bundle keeps Q/DQ from being rewritten, and its
+  graph levels are -1 (basic), 1 (extended), 2 (none) and otherwise all. Every one but 2 rewrites Q/DQ, so that emulated
+  int8 is served with 2: the file as it stands.
 """
 
 from __future__ import annotations
@@ -38,6 +39,7 @@ _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 _TYPES = {"float32": "TYPE_FP32", "float16": "TYPE_FP16", "uint8": "TYPE_UINT8"}
 # (platform, the file that its backend looks for in a version's folder)
 _PLATFORMS = {"tensorrt": ("tensorrt_plan", "model.plan"), "onnxruntime": ("onnxruntime_onnx", "model.onnx")}
+_AS_IT_STANDS = 2  # the graph level at which ONNX Runtime's backend optimises nothing
 
 
 @dataclass(frozen=True)
@@ -156,11 +158,11 @@ def triton_config(bundle: Bundle, name: str, options: TritonOptions) -> Message:
         ("instance_group", [(("count", 1), ("kind", Symbol("KIND_GPU" if on_gpu else "KIND_CPU")))]),
         ("version_policy", (("latest", (("num_versions", 1),)),)),
     ]  # fmt: skip
-    options_of_build = bundle.manifest["build"]["options"]
-    if bundle.backend == "onnxruntime" and not options_of_build.get("fused"):
-        fields.append(("optimization", (("graph", (("level", -1),)),)))
-    if options_of_build.get("threads"):
-        threads = (("key", "intra_op_thread_count"), ("value", (("string_value", str(options_of_build["threads"])),)))
+    if bundle.manifest["precision"].get("emulated"):
+        fields.append(("optimization", (("graph", (("level", _AS_IT_STANDS),)),)))
+    thread_count = bundle.manifest["build"]["options"].get("threads")
+    if thread_count:
+        threads = (("key", "intra_op_thread_count"), ("value", (("string_value", str(thread_count)),)))
         fields.append(("parameters", [threads]))
     return tuple(fields)
 

@@ -20,6 +20,7 @@ from qdbev_deploy.report.chart import (
 )
 from qdbev_deploy.report.decimate import buckets
 from qdbev_deploy.report.markup import Element, join, tag
+from qdbev_deploy.report.names import short_layer
 
 _CHARACTER = 6.6  # pixels of a letter at 12 px, on average
 
@@ -36,7 +37,7 @@ class Bar:
 
 
 def rows(title: str, describes: str, bars: Sequence[Bar], *, names_width: int = 330) -> Element:
-    """One bar a row, longest names cut in the middle."""
+    """One bar a row, long names of layers made shorter."""
     row, top = 22, 6
     right = WIDTH - 96
     x = linear(0, max((bar.value for bar in bars), default=1) or 1, names_width, right)
@@ -50,7 +51,7 @@ def rows(title: str, describes: str, bars: Sequence[Bar], *, names_width: int = 
                 tag("rect", x=0, y=y, width=WIDTH, height=row, class_="row"),
                 tag(
                     "text",
-                    shortened(bar.name, int(names_width / _CHARACTER) - 2),
+                    short_layer(bar.name, int(names_width / _CHARACTER) - 2),
                     x=names_width - 8,
                     y=y + 15,
                     text_anchor="end",
@@ -126,11 +127,3 @@ def series(
             )
         )
     return plot.svg(*marks)
-
-
-def shortened(name: str, letters: int) -> str:
-    """A long name without its middle: the module at its front and the op at its end tell it from others."""
-    if len(name) <= letters:
-        return name
-    front = (letters - 1) // 3
-    return f"{name[:front]}…{name[len(name) - (letters - 1 - front) :]}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeGuard
@@ -12,6 +12,7 @@ from qdbev_deploy.engine.interface import Layer
 from qdbev_deploy.errors import QdbevError
 from qdbev_deploy.report.graph_layout import shown_name
 
+_LARGEST = sys.float_info.max
 _AGAIN = "qdbev-deploy bench BUNDLE --report report.html"
 
 
@@ -58,7 +59,9 @@ class Bench:
 
 def is_number(value: object) -> TypeGuard[float]:
     """A finite number, which JSON writes with or without a point."""
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return False
+    return abs(value) <= _LARGEST  # no NaN either, and no integer that no float can hold
 
 
 def read_bench(document: Mapping[str, Any], layers: Sequence[Layer] | None = None) -> Bench:
@@ -66,6 +69,7 @@ def read_bench(document: Mapping[str, Any], layers: Sequence[Layer] | None = Non
     schema = document.get("schema")
     if schema != SCHEMA:
         raise QdbevError(f"a document of the schema {schema!r}", f"one of {SCHEMA!r}, as `bench` writes it", _AGAIN)
+    _require_numbers(document, "")
     latency = document.get("latency_ms")
     samples = latency.get("samples") if isinstance(latency, Mapping) else None
     if not isinstance(samples, Sequence) or not samples or not all(map(is_number, samples)):
@@ -82,6 +86,23 @@ def read_bench(document: Mapping[str, Any], layers: Sequence[Layer] | None = Non
         summary if isinstance(summary, Mapping) else {},
         _layer_rows(document.get("layers"), layers),
     )
+
+
+def _require_numbers(value: object, where: str) -> None:
+    """Every number is one that can be drawn, and that JSON has."""
+    if isinstance(value, Mapping):
+        for key, item in value.items():
+            _require_numbers(item, f"{where}.{key}" if where else str(key))
+    elif isinstance(value, (list, tuple)):
+        for item in value:
+            _require_numbers(item, where)
+    elif isinstance(value, (int, float)) and not isinstance(value, bool) and not is_number(value):
+        raise QdbevError(f"a benchmark whose {where} is no finite number", "finite numbers, or null", _AGAIN)
+
+
+def mappings(value: object) -> list[Mapping[str, Any]]:
+    """The mappings among a list's members; none where it is no list."""
+    return [item for item in value if isinstance(item, Mapping)] if isinstance(value, (list, tuple)) else []
 
 
 def _layer_rows(measured: object, layers: Sequence[Layer] | None) -> tuple[LayerRow, ...]:

@@ -11,7 +11,6 @@ from qdbev_deploy.engine.interface import Layer
 from qdbev_deploy.errors import ExitCode, QdbevError
 from qdbev_deploy.files import atomic_output
 from qdbev_deploy.report import sections
-from qdbev_deploy.report.bar_plots import shortened
 from qdbev_deploy.report.chart import drawing
 from qdbev_deploy.report.document import LayerRow
 from qdbev_deploy.report.graph_layout import (
@@ -25,6 +24,7 @@ from qdbev_deploy.report.graph_layout import (
     shown_name,
 )  # fmt: skip
 from qdbev_deploy.report.markup import Element, raw, tag
+from qdbev_deploy.report.names import short_layer, shortened
 from qdbev_deploy.report.page import page
 from qdbev_deploy.report.units import byte_size, milliseconds, number, share, short_time
 
@@ -142,7 +142,7 @@ def _box(box: Placed, x: float, y: float) -> Element:
         tag("rect", x=x, y=y, width=5, height=BOX_HEIGHT, class_="bar"),
         tag("text", shortened(layer.kind, 18), x=x + 12, y=y + 14, class_="kind"),
         tag("text", right, x=x + BOX_WIDTH - 8, y=y + 14, text_anchor="end"),
-        tag("text", shortened(shown_name(layer), 32), x=x + 12, y=y + 27, class_="small"),
+        tag("text", short_layer(shown_name(layer), 32), x=x + 12, y=y + 27, class_="small"),
         class_=f"node {sections.precision_class(layer.precision)}",
     )
 

@@ -92,6 +92,7 @@ def inspection(bundle: Bundle, layers: Sequence[Layer], profile: Mapping[str, An
         "backend": bundle.backend,
         "io": bundle.io,
         "image": bundle.image,
+        "precision_said": bundle.precision,
         **{name: manifest[name] for name in
            ("tool", "created", "versions", "gpu", "build", "precision", "parity", "provenance")},
         "precisions": precision_table(layers),

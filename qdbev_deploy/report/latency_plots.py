@@ -147,11 +147,7 @@ def percentile_curve(samples: Sequence[float], summary: Mapping[str, Any], confi
     # One sample is the last that can be told from the rest: beyond it the curve would be invention.
     tail = max(math.log10(count), 1.0)
     x = linear(0, tail, LEFT, WIDTH - RIGHT)
-    highs = [
-        entry["high"]
-        for entry in summary.values()
-        if isinstance(entry, Mapping) and isinstance(entry.get("high"), (int, float))
-    ]
+    highs = [entry["high"] for entry in summary.values() if isinstance(entry, Mapping) and is_number(entry.get("high"))]
     low, high = value_range(float(ordered[0]), max([float(ordered[-1]), *highs]))
     y = linear(low, high, height - BOTTOM, TOP)
     named = [(0.0, "0"), (0.3010, "p50"), (1.0, "p90"), (1.3010, "p95"), (2.0, "p99"), (3.0, "p99.9"), (4.0, "p99.99"),
@@ -171,7 +167,7 @@ def percentile_curve(samples: Sequence[float], summary: Mapping[str, Any], confi
     for name, entry in percentiles(summary):
         fraction = float(name[1:]) / 100
         position = -math.log10(1 - fraction)
-        if position > tail or entry.get("value") is None:
+        if position > tail or not is_number(entry.get("value")):
             continue
         px, enough = x(position), entry.get("enough", True)
         said = f"{name}: {milliseconds(entry['value'])}"

@@ -8,7 +8,7 @@ from typing import Any
 
 from qdbev_deploy.report import bar_plots, latency_plots
 from qdbev_deploy.report.bar_plots import Bar
-from qdbev_deploy.report.document import Bench, LayerRow, is_number
+from qdbev_deploy.report.document import Bench, LayerRow, is_number, mappings
 from qdbev_deploy.report.latency_plots import percentiles
 from qdbev_deploy.report.markup import Element, join, tag, text
 from qdbev_deploy.report.units import byte_size, milliseconds, number, share, titled, valued
@@ -16,6 +16,11 @@ from qdbev_deploy.report.units import byte_size, milliseconds, number, share, ti
 STAGES = {
     "host_prep": "host prep", "h2d": "host to device", "preprocess": "preprocess", "enqueue": "enqueue",
     "compute": "compute", "d2h": "device to host", "decode": "decode", "rest": "all else",
+}  # fmt: skip
+OVERHEAD = {
+    "session": "with an engine that does nothing: ego motion and state", "harness": "loop and recording around that",
+    "beyond_step": "both together", "decode": "decoding then",
+    "sensors": "reading all sensors, in no frame's latency", "timer": "reading the clock",
 }  # fmt: skip
 PRECISIONS = ("int8", "float16", "bfloat16", "mixed", "float32", "int32", "")
 TOP_LAYERS = 25
@@ -51,7 +56,17 @@ def _table(headings: Sequence[str], rows: Sequence[Sequence[object]], *, numbers
 
 def _facts(values: Mapping[str, Any]) -> Element:
     """Nested values as pairs; lists of numbers are plots elsewhere and are left out."""
-    pairs = [pair for key, value in values.items() for pair in _flat(str(key), value)]
+    return _pairs([pair for key, value in values.items() for pair in _flat(str(key), value)])
+
+
+def _asked(value: Any) -> Any:
+    """Settings without those that are null, which nobody asked for."""
+    if isinstance(value, Mapping):
+        return {key: _asked(item) for key, item in value.items() if item is not None}
+    return [_asked(item) for item in value if item is not None] if isinstance(value, list) else value
+
+
+def _pairs(pairs: Sequence[tuple[str, str]]) -> Element:
     return tag("dl", *(join(tag("dt", name), tag("dd", said)) for name, said in pairs), class_="facts")
 
 
@@ -72,8 +87,8 @@ def _reasons(values: Mapping[str, Any]) -> Element:
     why = values.get("why_not")
     if not isinstance(why, Mapping) or not why:
         return text("")
-    return tag("p", "Not measured: ", "; ".join(f"{titled(str(name))} ({reason})" for name, reason in why.items()), ".",
-               class_="missing")  # fmt: skip
+    told = (str(reason) if name == "all" else f"{titled(str(name))} ({reason})" for name, reason in why.items())
+    return tag("p", "Not measured: ", "; ".join(told), ".", class_="missing")
 
 
 def is_series(value: object) -> bool:
@@ -112,8 +127,8 @@ def verdict(bench: Bench) -> Element:
     """What must be known before any number is read."""
     stability, bundle = bench.part("stability"), bench.part("bundle")
     data = bench.part("scenario").get("data")
-    reasons = stability.get("reasons") or ()
-    reasons = [reasons] if isinstance(reasons, str) else list(reasons)
+    reasons = stability.get("reasons")
+    reasons = list(reasons) if isinstance(reasons, (list, tuple)) else [reasons] if reasons else []
     said = []
     if not stability:
         said.append(_banner("unknown", "STABILITY NOT JUDGED", "the document does not say whether the run was stable"))
@@ -146,28 +161,43 @@ def cards(bench: Bench) -> Element:
     """The few numbers that are asked for first."""
     summary, stream = bench.summary, bench.part("stream")
     shown: list[tuple[str, str, str]] = []
+    doubted = set()
     for name in ("p50", "p99", "max"):
         entry = summary.get(name)
         value = _value(entry)
         if value is not None:
-            weak = isinstance(entry, Mapping) and entry.get("enough") is False
             interval = _interval(entry)
-            note = "too few samples" if weak else f"{interval}, {bench.confidence}" if interval else ""
+            note = f"{interval}, {bench.confidence}" if interval else ""
+            if isinstance(entry, Mapping) and entry.get("enough") is False:
+                doubted.add(name)
+                note = _too_few(entry)
             shown.append((name, milliseconds(value), note))
     if is_number(summary.get("cov")):
         shown.append(("variation", f"{100 * summary['cov']:.1f} %", "deviation over mean"))
     shown.append(("frames", f"{len(bench.samples):,}", f"{bench.document.get('repeats', 1)} repeat(s)"))
     for key, label in (("dropped", "frames dropped"), ("misses", "deadlines missed")):
         if is_number(stream.get(key)):
-            shown.append((label, number(stream[key]), f"of {number(stream['arrived'])}" if "arrived" in stream else ""))
+            shown.append(
+                (
+                    label,
+                    number(stream[key]),
+                    f"of {number(stream['arrived'])}" if is_number(stream.get("arrived")) else "",
+                )
+            )
     return tag(
         "div",
         *(
-            tag("div", tag("span", name), tag("b", value), tag("small", note), class_="card")
+            tag("div", tag("span", name), tag("b", value), tag("small", note),
+                class_="card doubted" if name in doubted else "card")
             for name, value, note in shown
         ),
         class_="cards",
-    )
+    )  # fmt: skip
+
+
+def _too_few(entry: Mapping[str, Any]) -> str:
+    needed = entry.get("needed")
+    return f"too few samples: it takes {number(needed)}" if is_number(needed) else "too few samples"
 
 
 def _interval(entry: object) -> str:
@@ -274,13 +304,13 @@ def stream(bench: Bench) -> Element:
     if not measured:
         return text("")
     summaries = [(key, value) for key, value in measured.items() if isinstance(value, Mapping) and "p50" in value
-                 and "count" in value]  # fmt: skip
+                 and is_number(value.get("count"))]  # fmt: skip
     tables = [
         join(tag("h3", f"{titled(key)}, ms"), _percentile_table(value, int(value["count"]), bench.confidence))
         for key, value in summaries
     ]
     others = {key: value for key, value in measured.items() if key not in dict(summaries)}
-    return _section("The stream", _facts(others), *tables)
+    return _section("The stream", _facts(_asked(others)), *tables)
 
 
 def by_scenario(bench: Bench) -> Element:
@@ -306,10 +336,10 @@ def by_scenario(bench: Bench) -> Element:
 def soak(bench: Bench) -> Element:
     """Medians and memory in windows of equal time; only of a long run."""
     measured = bench.part("soak")
-    windows = [window for window in measured.get("windows", ()) if isinstance(window, Mapping)]
+    windows = [window for window in mappings(measured.get("windows")) if is_number(window.get("from_s"))]
     if len(windows) < 2:
         return text("")
-    hours = float(windows[-1].get("from_s", 0.0)) / 3600
+    hours = float(windows[-1]["from_s"]) / 3600
 
     def column(name: str) -> list[float]:
         return [float(window[name]) for window in windows if is_number(window.get(name))]
@@ -433,10 +463,14 @@ def _sizes(values: Mapping[str, Any], before: str = "") -> list[tuple[str, float
 
 def power(bench: Bench) -> Element:
     measured = bench.part("power")
-    sources = [source for source in measured.get("sources", ()) if isinstance(source, Mapping)]
+    sources = mappings(measured.get("sources"))
     if not sources:
         why = measured.get("why_not")
-        reasons = "; ".join(f"{name}: {reason}" for name, reason in why.items()) if isinstance(why, Mapping) else ""
+        reasons = (
+            "; ".join(str(reason) if name == "all" else f"{name}: {reason}" for name, reason in why.items())
+            if isinstance(why, Mapping)
+            else ""
+        )
         return _missing("Power", reasons or "this machine does not say")
     rows = [
         [source.get("source"), source.get("covers"), valued("mean_w", source.get("mean_w")),
@@ -451,18 +485,37 @@ def rest(bench: Bench) -> Element:
     """Everything else that was recorded, as pairs."""
     parts = []
     for key, title in (
-        ("warmup", "Warm-up"), ("overhead_us", "Overhead of the harness, µs"), ("clocks", "Clocks and throttling"),
+        ("warmup", "Warm-up"), ("overhead_us", "Overhead of the harness"), ("clocks", "Clocks and throttling"),
         ("scenario", "Scenario"), ("bundle", "Bundle"), ("system", "Machine and versions"),
     ):  # fmt: skip
         value = bench.document.get(key)
+        if key not in ("overhead_us", "clocks"):
+            value = _asked(value)
         if isinstance(value, Mapping) and value:
-            said = _facts({inner: item for inner, item in value.items() if inner != "why_not"})
+            facts = {str(inner): item for inner, item in value.items() if inner != "why_not"}
+            said = _overhead(facts) if key == "overhead_us" else _facts(facts)
             parts.append(tag("div", tag("h3", title), said, _reasons(value)))
         elif isinstance(value, list):
             parts.append(tag("div", tag("h3", title), _facts({"repeat": value})))
         elif value is not None and not isinstance(value, Mapping):
             parts.append(tag("div", tag("h3", title), tag("p", value)))
     return _section("How it was measured", *parts)
+
+
+def _overhead(facts: Mapping[str, Any]) -> Element:
+    """Microseconds a frame, each with what it is of; those of the measured frames first."""
+    real = facts.get("in_measured_frames")
+    pairs = [
+        (f"in the measured frames: {STAGES.get(name, titled(str(name)))}", f"{number(value)} µs")
+        for name, value in (real.items() if isinstance(real, Mapping) else ())
+        if is_number(value)
+    ]
+    for key, value in facts.items():
+        if key in OVERHEAD and is_number(value):
+            pairs.append((OVERHEAD[key], f"{number(value)} µs"))
+        elif key != "in_measured_frames":
+            pairs += _flat(key, value)
+    return _pairs(pairs)
 
 
 def footer(bench: Bench) -> Element:

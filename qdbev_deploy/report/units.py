@@ -8,7 +8,7 @@ _BYTES = ("B", "kB", "MB", "GB", "TB")
 # The end of a key, and the unit it stands for.
 _UNITS = {
     "ms": "ms", "us": "µs", "ns": "ns", "s": "s", "hz": "Hz", "mhz": "MHz", "w": "W", "mw": "mW", "j": "J", "mj": "mJ",
-    "c": "°C", "percent": "%", "fps": "fps", "mb": "MB", "gb": "GB", "mib": "MiB",
+    "c": "°C", "percent": "%", "fps": "fps", "mb": "MB", "gb": "GB",
 }  # fmt: skip
 
 
@@ -67,6 +67,8 @@ def valued(key: str, value: object) -> str:
         ending = key.rsplit("_", 1)[-1]
         if ending == "bytes" or key == "bytes":
             return byte_size(value)
+        if key.startswith("share_of_"):
+            return f"{number(100 * value)} %"
         unit = _UNITS.get(ending) if "_" in key else None
         return f"{number(value)} {unit}" if unit else number(value)
     if isinstance(value, (list, tuple)) and all(not isinstance(item, (list, tuple, dict)) for item in value):

@@ -76,7 +76,7 @@ def test_a_bundle_of_another_machine_is_read_without_its_engine(
     assert main(["inspect", str(tmp_path / "student.qdbev")]) == ExitCode.DONE
     text = capsys.readouterr().out
     for said in (
-        "student.qdbev: tiny for tensorrt, int8, image float32, state fp32", "verified: 4 files",
+        "student.qdbev: tiny for tensorrt, int8, image float32, state fp32", "verified: 5 files",
         "does not run on this machine", "with tensorrt 10.3.0.30, cuda 12.6 for Orin", "from student.onnx",
         "quantised by w4a6", "asked in int8: 4 nodes; ran in int8: 3", "1 nodes (runs in FP16 by design)",
         "what the plugins ran in", "sm80_xmma_fprop_implicit_gemm_<&>", "not proved",
@@ -91,6 +91,17 @@ def test_a_bundle_of_another_machine_is_read_without_its_engine(
     assert "Traceback" not in capsys.readouterr().err
 
 
+def test_emulated_int8_is_not_called_int8(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = str(hand_made(tmp_path / "student.qdbev", "onnxruntime").path)
+    assert main(["inspect", folder]) == ExitCode.DONE
+    assert "tiny for onnxruntime, int8, emulated in floating point, image" in capsys.readouterr().out
+    assert main(["inspect", folder, "--json"]) == ExitCode.DONE
+    assert json.loads(capsys.readouterr().out)["precision_said"] == "int8, emulated in floating point"
+    fused = str(hand_made(tmp_path / "fused.qdbev", "onnxruntime", options={"fused": True}).path)
+    assert main(["inspect", fused]) == ExitCode.DONE
+    assert "tiny for onnxruntime, int8, image" in capsys.readouterr().out
+
+
 def test_a_bundle_for_machines(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     bundle = hand_made(tmp_path / "student.qdbev")
     graph = tmp_path / "graph.html"
@@ -98,7 +109,9 @@ def test_a_bundle_for_machines(tmp_path: Path, capsys: pytest.CaptureFixture[str
     document = json.loads(capsys.readouterr().out)
     assert document["schema"] == "qdbev-inspect/1"
     assert document["manifest_sha256"] == bundle.manifest_sha256
-    assert set(document["verified"]["files"]) == {"engine.plan", "libqdbev_plugins.so", "layers.json", "contract.json"}
+    assert set(document["verified"]["files"]) == {
+        "engine.plan", "libqdbev_plugins.so", "layers.json", "contract.json", "guard.json",
+    }  # fmt: skip
     assert (document["runs_here"], document["why_not"]["exit_code"]) == (False, ExitCode.MISSING)
     assert document["precisions"]["int8"]["layers"] == 4
     assert document["parts"]["backbone"]["layers"] == 4

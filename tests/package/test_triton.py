@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import re
-import sys
-import types
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +12,13 @@ import pytest
 
 from qdbev_deploy.contract import VARIANTS
 from qdbev_deploy.engine import Bundle, build
+from qdbev_deploy.engine.interface import Memory, StageTimes, StreamOptions
+from qdbev_deploy.engine.parity import prove
 from qdbev_deploy.errors import ExitCode, QdbevError
 from qdbev_deploy.export import export_onnx
 from qdbev_deploy.package import TritonOptions, write_triton
 from qdbev_deploy.package.text_format import Symbol, text_format
+from tests.engine.students import Students
 from tests.export.students import SHORT, float_model, frames
 from tests.package.bundles import PLUGIN, hand_made
 from tests.package.pbtxt import parse
@@ -50,10 +52,14 @@ class Server:
 
         self.config = config_of(repository, name)
         options = onnxruntime.SessionOptions()
-        # As onnxruntime_backend reads it: -1 is basic, and nothing said is everything.
+        options.log_severity_level = 3
+        # As onnxruntime_backend reads it; nothing said is everything.
         level = self.config.get("optimization", [{}])[0].get("graph", [{}])[0].get("level", [0])[0]
         levels = onnxruntime.GraphOptimizationLevel
-        options.graph_optimization_level = {-1: levels.ORT_ENABLE_BASIC, 0: levels.ORT_ENABLE_ALL}[level]
+        options.graph_optimization_level = {
+            -1: levels.ORT_ENABLE_BASIC, 0: levels.ORT_ENABLE_ALL, 1: levels.ORT_ENABLE_EXTENDED,
+            2: levels.ORT_DISABLE_ALL,
+        }[level]  # fmt: skip
         self.session = onnxruntime.InferenceSession(
             (repository / name / "1" / "model.onnx").read_bytes(), options, providers=["CPUExecutionProvider"]
         )
@@ -65,7 +71,7 @@ class Server:
         (state,) = batching["state"]
         assert sequence
         if not start and sequence not in self.states:
-            raise RuntimeError("must specify the START flag on the first request of the sequence")
+            raise ForgottenError
         if start:
             (initial,) = state["initial_state"]
             assert initial["zero_data"] == [True]
@@ -87,17 +93,14 @@ class Server:
         return dict(zip(names, outputs))
 
 
+class ForgottenError(Exception):
+    """What Triton answers to a request of a sequence that it does not know."""
+
+
 def client_of_the_docs(server: Server, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    """The client that docs/triton.md shows, on a tritonclient that asks our server."""
-
-    class InferInput:
-        def __init__(self, name: str, shape: tuple[int, ...], datatype: str) -> None:
-            self.name, self.shape, self.datatype = name, shape, datatype
-
-        def set_data_from_numpy(self, array: np.ndarray) -> None:
-            assert (array.shape, array.flags.c_contiguous) == (self.shape, True)
-            assert self.datatype == {"float32": "FP32", "uint8": "UINT8"}[str(array.dtype)]
-            self.array = array
+    """The client that docs/triton.md shows, with tritonclient's own inputs, whose requests go to our server."""
+    grpc = pytest.importorskip("tritonclient.grpc")
+    utils = pytest.importorskip("tritonclient.utils")
 
     class Answer(dict):  # type: ignore[type-arg]
         as_numpy = dict.__getitem__
@@ -106,17 +109,23 @@ def client_of_the_docs(server: Server, monkeypatch: pytest.MonkeyPatch) -> dict[
         def __init__(self, url: str) -> None:
             assert url == "localhost:8001"
 
-        def infer(self, model: str, inputs: list[InferInput], *, sequence_id: int, sequence_start: bool) -> Answer:
+        def infer(self, model: str, inputs: list[Any], *, sequence_id: int, sequence_start: bool) -> Answer:
             assert [model] == server.config["name"]
-            return Answer(server.infer({item.name: item.array for item in inputs}, sequence_id, sequence_start))
+            sent = {
+                item.name(): np.frombuffer(item._get_content(), utils.triton_to_np_dtype(item.datatype())).reshape(
+                    item.shape()
+                )
+                for item in inputs
+            }
+            try:
+                return Answer(server.infer(sent, sequence_id, sequence_start))
+            except ForgottenError:
+                raise utils.InferenceServerException(
+                    f"inference request for sequence {sequence_id} to model '{model}' must specify the START flag on "
+                    "the first request of the sequence"
+                ) from None
 
-    grpc, utils = types.ModuleType("tritonclient.grpc"), types.ModuleType("tritonclient.utils")
-    grpc.InferInput, grpc.InferenceServerClient = InferInput, InferenceServerClient  # type: ignore[attr-defined]
-    utils.np_to_triton_dtype = lambda dtype: {"float32": "FP32", "uint8": "UINT8"}[np.dtype(dtype).name]  # type: ignore[attr-defined]
-    package = types.ModuleType("tritonclient")
-    package.grpc, package.utils = grpc, utils  # type: ignore[attr-defined]
-    for name, module in (("tritonclient", package), ("tritonclient.grpc", grpc), ("tritonclient.utils", utils)):
-        monkeypatch.setitem(sys.modules, name, module)
+    monkeypatch.setattr(grpc, "InferenceServerClient", InferenceServerClient)
     found = re.search(r"```python\n(.*?)```", DOCS.read_text(encoding="utf-8"), re.DOTALL)
     assert found is not None
     names: dict[str, Any] = {}
@@ -139,11 +148,91 @@ def test_the_documented_client_sees_what_a_session_sees(
             np.testing.assert_allclose(theirs.classes, mine.classes, atol=1e-3)
             np.testing.assert_allclose(theirs.coords, mine.coords, atol=1e-3)
     # The state matters: the same frame without its past is another one.
-    alone = remote.__class__(remote._step)
     frame = drive[-1]
-    assert not np.allclose(
-        alone.step(frame.image, frame.lidar2img, frame.ego, "new").classes, theirs.classes, atol=1e-3
-    )
+    remote.session.reset()
+    alone = remote.step(frame.image, frame.lidar2img, frame.ego, "new")
+    assert not np.allclose(alone.classes, theirs.classes, atol=1e-3)
+
+
+def test_the_documented_client_starts_anew_where_the_server_forgot(
+    small: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_triton(small, tmp_path / "models", TritonOptions(name="student"))
+    server = Server(tmp_path / "models", "student")
+    remote = client_of_the_docs(server, monkeypatch)["session"]
+    first, second, third = list(frames(SHORT, count=6))[:3]
+    remote.step(first.image, first.lidar2img, first.ego, first.scene)
+    server.states.clear()  # idle for too long by the server's clock, though not by the time stamps
+    anew = remote.step(second.image, second.lidar2img, second.ego, second.scene)
+    assert anew.reset
+    assert not anew.can_bus[:3].any()
+    assert not remote.step(third.image, third.lidar2img, third.ego, third.scene).reset
+    # Any other answer of the server is the caller's.
+    utils = pytest.importorskip("tritonclient.utils")
+
+    def unavailable(*_: object, **__: object) -> None:
+        raise utils.InferenceServerException("the server is shutting down")
+
+    monkeypatch.setattr(remote.client, "infer", unavailable, raising=False)
+    with pytest.raises(utils.InferenceServerException, match="shutting down"):
+        remote.step(second.image, second.lidar2img, second.ego, "another scene")
+
+
+class ServedStream:
+    """A sequence on the server, in the form that `build` proves engines in."""
+
+    def __init__(self, server: Server, sequence: int) -> None:
+        self.server, self.sequence, self.times = server, sequence, StageTimes()
+
+    def step(
+        self, image: np.ndarray, prev_bev: Any, use_prev_bev: bool, can_bus: np.ndarray, lidar2img: np.ndarray
+    ) -> tuple[Any, np.ndarray, np.ndarray]:
+        if isinstance(prev_bev, np.ndarray):
+            self.server.states[self.sequence] = prev_bev
+        sent = {"image": image, "can_bus": can_bus, "lidar2img": lidar2img}
+        found = self.server.infer(sent, self.sequence, not use_prev_bev)
+        return self.sequence, found["outputs_classes"], found["outputs_coords"]
+
+    def read_state(self, handle: Any) -> np.ndarray:
+        return self.server.states[handle].copy()
+
+    def close(self) -> None:
+        return
+
+
+class ServedEngine:
+    """A model on the server as an engine."""
+
+    def __init__(self, server: Server, bundle: Bundle) -> None:
+        self.inputs: Sequence[Any] = bundle.inputs
+        self.outputs: Sequence[Any] = bundle.outputs
+        self._server, self._streams = server, 0
+
+    def stream(self, options: StreamOptions = StreamOptions()) -> ServedStream:
+        self._streams += 1
+        return ServedStream(self._server, self._streams)
+
+    def memory(self) -> Memory:
+        return Memory()
+
+    def profile(self, feeds: Any) -> dict[str, float]:
+        return {}
+
+    def close(self) -> None:
+        return
+
+
+def test_a_quantised_student_is_as_near_as_an_int8_engine_must_be(students: Students, tmp_path: Path) -> None:
+    bundle = students.bundle
+    assert bundle.precision == "int8, emulated in floating point"
+    write_triton(bundle, tmp_path / "models")
+    assert config_of(tmp_path / "models", "student")["optimization"] == [{"graph": [{"level": [2]}]}]
+    served = ServedEngine(Server(tmp_path / "models", "student"), bundle)
+    report = prove(
+        served, str(bundle.engine_path), bundle.spec, students.drive[2:], "noise", "int8"
+    )  # the reference is what the bundle itself runs
+    assert report.passed, report.failures
+    assert report.frames == 6
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -191,11 +280,12 @@ def test_a_configuration_of_either_backend(tmp_path: Path, backend: str, io: str
         [state_type],
     )
     assert state["dims"] == state["initial_state"][0]["dims"] == [2500, 1, 256]
-    assert ("optimization" in config) is not tensorrt
+    # Emulated int8 is served as the file stands.
+    assert config.get("optimization") == (None if tensorrt else [{"graph": [{"level": [2]}]}])
 
 
 def test_tritons_own_schema_reads_it(tmp_path: Path) -> None:
-    """Only where tritonclient is installed: it brings model_config.proto."""
+    """tritonclient, of the development extra, brings model_config.proto."""
     schema = pytest.importorskip("tritonclient.grpc.model_config_pb2")
     from google.protobuf import text_format as official
 
@@ -221,6 +311,8 @@ def test_what_the_bundle_was_built_with_is_kept(tmp_path: Path) -> None:
     write_triton(fused, tmp_path / "models")
     config = config_of(tmp_path / "models", "fused")
     assert "optimization" not in config
+    float_ = write_triton(hand_made(tmp_path / "float.qdbev", "onnxruntime", precision="fp32"), tmp_path / "float")
+    assert "optimization" not in config_of(float_.path, "float")
     assert config["parameters"] == [{"key": ["intra_op_thread_count"], "value": [{"string_value": ["4"]}]}]
     assert "lets ONNX Runtime fuse" in (tmp_path / "models" / "README.md").read_text(encoding="utf-8")
 
@@ -232,7 +324,8 @@ def test_the_operators_page(tmp_path: Path) -> None:
     )
     for said in (
         "not been run on a server yet", "TensorRT 10.3.0.30 for Orin (compute capability 8.7)", "--gpus=all",
-        f"--backend-config='tensorrt,plugins=/models/student/1/{PLUGIN}'", "After 5 s", bundle.manifest_sha256,
+        f"--backend-config='tensorrt,plugins=/models/student/1/{PLUGIN}'", "After 5 s", "| variant | tiny, int8 |",
+        bundle.manifest_sha256,
         "| image | float32 | 1x6x3x480x800 |", "/v2/models/student/ready",
     ):  # fmt: skip
         assert said in text
@@ -240,7 +333,8 @@ def test_the_operators_page(tmp_path: Path) -> None:
     text = (write_triton(cpu, tmp_path / "other").path / "README.md").read_text("utf-8")
     assert "plugins=" not in text
     assert "--gpus" not in text
-    assert "emulated" in text
+    assert "| variant | tiny, int8, emulated in floating point |" in text
+    assert "Graph level 2 in config.pbtxt" in " ".join(text.split())
     float_ = hand_made(tmp_path / "float.qdbev", "onnxruntime", precision="fp32")
     assert "emulated" not in (write_triton(float_, tmp_path / "third").path / "README.md").read_text("utf-8")
 

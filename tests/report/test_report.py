@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import re
 from html.parser import HTMLParser
@@ -149,6 +150,88 @@ def test_percentiles_say_how_far_they_can_be_trusted() -> None:
     assert "95 %" not in Reader(report_html(document)).text
 
 
+def test_a_percentile_of_too_few_samples_is_no_headline() -> None:
+    document = bench_document(500)
+    cards = dict(re.findall(r'<div class="(card[^"]*)"><span>(p50|p99)</span>', report_html(document)))
+    assert cards == {"card": "p50", "card doubted": "p99"}
+    assert "too few samples: it takes 1,000" in Reader(report_html(document)).text
+    assert "card doubted" not in report_html(bench_document(2000))
+
+
+def test_what_nobody_asked_for_is_not_called_unmeasured() -> None:
+    document = bench_document(
+        40,
+        warmup=[{"frames": 10, "settled": None, "criterion": "10 frames, as asked for"}],
+        clocks={"gpu_clock_mhz": None, "why_not": {"NVML": "no driver"}},
+        overhead_us={
+            "session": 5.9,
+            "sensors": 755.8,
+            "frames": 400,
+            "share_of_p50": 0.0013,
+            "in_measured_frames": {"rest": 95.6, "decode": None},
+        },
+    )
+    document["scenario"]["options"]["duration_s"] = None
+    text = Reader(report_html(document)).text
+    assert "settled" not in text
+    assert "duration" not in text
+    assert "10 frames, as asked for" in text
+    assert "gpu clock not measured" in text
+    assert "reading all sensors, in no frame's latency 755.8 µs" in text
+    assert (
+        "in the measured frames: all else 95.6 µs with an engine that does nothing: ego motion and state 5.90" in text
+    )
+    assert "share of p50 0.130 %" in text
+
+
+WRONG: tuple[Any, ...] = (
+    None, True, "x", -1, 3.5, 10**400, float("nan"), [], {}, [None], ["x"], [3.5, 4.5], [[]], [{}], {"x": 1},
+    {"value": "x"},
+)  # fmt: skip
+
+
+def everything(count: int = 8) -> dict[str, Any]:
+    """A document with every section that there is."""
+    document = bench_document(count)
+    summary = document["latency_ms"]["summary"]
+    phase = {"p50": {"value": 1.0, "low": None, "high": None}, "mean": 2.0, "min": 1.0, "max": 3.0}
+    window = {"from_s": 0.0, "p50_ms": 3.0, "max_ms": 4.0, "rss_bytes": 4e8}
+    document["stream"]["age_ms"] = document["latency_ms"]["by_events"] = summary
+    document["power"]["sources"] = [{"source": "a", "covers": "b", "mean_w": 1.0, "energy_per_frame_j": 0.1}]
+    return document | {
+        "layers": document["layers"][:2], "warmup": [{"frames": 3, "settled": True}], "clocks": {"cpu_clock_mhz": 3.0},
+        "soak": {"windows": [window, window | {"from_s": 60.0}], "drift_ms_per_hour": {"value": 0.6, "low": 0.4}},
+        "cold": {"imports": phase, "first_start_ms": 3.0}, "co_located": {"each_ms": [{"p50": 1.0}, {"p50": 2.0}]},
+        "loadgen": {"p50_ms": 3.0}, "overhead_us": {"session": 3.0, "in_measured_frames": {"rest": 90.0}},
+    }  # fmt: skip
+
+
+def places(value: Any, before: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    """The paths to everything in a document; of a list to the first two."""
+    inner = value.items() if isinstance(value, dict) else enumerate(value[:2]) if isinstance(value, list) else ()
+    return [path for key, item in inner for path in ((*before, key), *places(item, (*before, key)))]
+
+
+def test_whatever_a_document_holds_is_drawn_or_refused() -> None:
+    """Every place in turn holds what it must not: a page comes out, or one of our errors."""
+    drawn = refused = 0
+    whole = everything()
+    for index, path in enumerate(places(whole)):
+        for wrong in WRONG[index % 4 :: 4]:  # every fourth one, as neighbours are of a kind
+            document = copy.deepcopy(whole)
+            inside = document
+            for key in path[:-1]:
+                inside = inside[key]
+            inside[path[-1]] = wrong
+            try:
+                assert report_html(document).startswith("<!doctype html>")
+                drawn += 1
+            except QdbevError:
+                refused += 1
+    assert refused > 50
+    assert drawn > 500
+
+
 def test_what_was_not_measured_is_said_with_the_reason() -> None:
     text = Reader(report_html(bench_document(layers=None, stages_ms=None, memory={}))).text
     assert "Not measured: RAPL: the kernel does not let it be read." in text
@@ -219,7 +302,8 @@ def test_few_or_strange_samples_are_drawn_all_the_same(samples: list[float]) -> 
      ({"schema": "qdbev-bench/1"}, "without a list of frame"),
      (bench_document(9) | {"latency_ms": {"samples": [1.0, None]}}, "without a list of frame"),
      (bench_document(9) | {"latency_ms": {"samples": []}}, "without a list of frame"),
-     (bench_document(9) | {"latency_ms": {"samples": [float("inf")]}}, "without a list of frame")],
+     (bench_document(9) | {"latency_ms": {"samples": [float("inf")]}}, "samples is no finite number"),
+     (bench_document(9) | {"repeats": 10**400}, "repeats is no finite number")],
 )  # fmt: skip
 def test_what_is_no_benchmark_is_refused(document: dict[str, Any], said: str, tmp_path: Path) -> None:
     with pytest.raises(QdbevError, match=said):
