@@ -59,13 +59,18 @@ def _tensorrt(manifest: Mapping[str, Any]) -> tuple[str, str] | None:
     built = manifest["versions"].get("tensorrt")
     if manifest["backend"] != "tensorrt" or built is None:
         return None
-    from qdbev_deploy.engine.tensorrt.releases import installed_version
+    from qdbev_deploy.engine.tensorrt.releases import installed_version, numbers_of
 
     here = installed_version()
-    parts = 1 if manifest["build"]["options"].get("version_compatible") else 3
-    if here is not None and here.split(".")[:parts] == str(built).split(".")[:parts]:
+    wrote, reads = numbers_of(str(built)), numbers_of(here or "")
+    later = manifest["build"]["options"].get("version_compatible")
+    # The plugin library beside the plan is for one major version, whatever the plan itself could be read by.
+    if any(reads) and (reads == wrote or (later and reads[0] == wrote[0] and reads >= wrote)):
         return None
+    written_by = ".".join(map(str, wrote))
     return (
         f"the engine was built with TensorRT {built}, and TensorRT {here or 'of no known version'} is here",
-        f"TensorRT {'.'.join(str(built).split('.')[:parts])}: a plan is read by the version that wrote it",
+        f"TensorRT {written_by} or a later {wrote[0]}: so far goes --version-compatible"
+        if later
+        else f"TensorRT {written_by}: a plan is read by the version that wrote it",
     )

@@ -17,7 +17,9 @@ from qdbev_deploy.errors import ExitCode, QdbevError
 from qdbev_deploy.graph.index import WEIGHTED, Graph, attributes, constant_nodes
 
 FOLDED, UNCLAIMED = "folded", "unclaimed"
-_MULTIPLIES = ("conv", "gemm", "matmul", "matrixmultiply", "plugin", "mha")
+_MULTIPLIES = ("conv", "gemm", "matmul", "matrixmultiply", "fullyconnected", "plugin", "mha")
+_PRODUCT_KERNELS = ("gemm", "gemv", "fprop", "dgrad", "hmma", "imma", "cudnn", "mha")
+_NO_NUMBERS = ("", "bool", "int64", "int32")  # of layers that copy, count and compare
 _LISTED = 6  # nodes that an error names; the report has them all
 
 
@@ -153,12 +155,20 @@ def _asks_for_int8(graph: Graph, node: onnx.NodeProto) -> bool:
     return float(attributes(node).get("value_scale", 0.0)) > 0
 
 
+def _multiplies(layer: Layer) -> bool:
+    """A product by its kind, or by its kernel's name where a fusion hides it (Myelin's "fusion", "kgen")."""
+    kind, tactic = layer.kind.lower(), layer.tactic.lower()
+    return any(word in kind for word in _MULTIPLIES) or any(word in tactic for word in _PRODUCT_KERNELS)
+
+
 def _ran(claims: Sequence[Layer], constant: bool) -> str:
     """The precision that a node ran in, from the layers that say they were made from it."""
-    computing = [layer for layer in claims if layer.precision not in ("", "bool", "int64", "int32")]
+    computing = [layer for layer in claims if layer.precision not in _NO_NUMBERS]
     # A layer that multiplies tells more than the casts and activations that were split off beside it.
-    multiplying = [layer for layer in computing if any(word in layer.kind.lower() for word in _MULTIPLIES)]
+    multiplying = [layer for layer in computing if _multiplies(layer)]
     found = sorted({layer.precision for layer in multiplying or computing})
+    if not multiplying and "int8" in found:
+        return "mixed"  # what is no product does not prove one: the float kernel beside it may have it
     if found:
         return "+".join(found)
     return FOLDED if constant else UNCLAIMED

@@ -45,11 +45,9 @@ def _is_learned(graph: Graph, node: NodeProto) -> bool:
 
 def _exceeds_half(graph: Graph, node: NodeProto) -> bool:
     for name in node.input:
-        tensor = graph.initializers.get(name)
-        if tensor is not None and tensor.data_type == FLOAT:
-            values = numpy_helper.to_array(tensor)
-            if values.size and float(np.abs(values).max()) > HALF_MAX:
-                return True
+        values = graph.constant(name)
+        if values is not None and values.dtype == np.float32 and values.size and np.abs(values).max() > HALF_MAX:
+            return True
     return False
 
 

@@ -104,6 +104,25 @@ def test_a_cast_beside_a_product_does_not_speak_for_it() -> None:
     assert judge(quantised_model(), made).passed
 
 
+@pytest.mark.parametrize("precision", ["int32", "int64", "bool", ""])
+def test_layers_that_count_and_copy_say_nothing_of_a_product(precision: str) -> None:
+    made = (*layers(), Layer("indices of first", "Conv", precision, ("first",)))
+    assert judge(quantised_model(), made).passed
+    alone = (*layers(first=""), Layer("indices of first", "Conv", precision, ("first",)))
+    assert [(item.node, item.ran) for item in judge(quantised_model(), alone).failures] == [("first", UNCLAIMED)]
+
+
+def test_what_does_not_multiply_proves_no_int8() -> None:
+    made = (*layers(first=""), Layer("quantizer of first", "kgen", "int8", ("first",)))
+    assert [(item.node, item.ran) for item in judge(quantised_model(), made).failures] == [("first", "mixed")]
+
+
+def test_a_kernels_name_tells_a_product() -> None:
+    fused = Layer("fused", "fusion", "float16", ("first",), tactic="sm80_xmma_gemm_f16f16_f16f32")
+    made = (*layers(first=""), fused, Layer("quantizer of first", "kgen", "int8", ("first",)))
+    assert [(item.node, item.ran) for item in judge(quantised_model(), made).failures] == [("first", "float16")]
+
+
 def test_exceptions_have_reasons_and_are_counted() -> None:
     fell = layers(first="float16", attention="float32")
     allowed = (Allowance("fir*", "three channels"), Allowance("never", "unused"))

@@ -1,9 +1,16 @@
-"""What the GPU tests need: a GPU that torch can use and a library with kernels; else they skip and say why."""
+"""What the GPU tests need: a GPU that torch can use, a library with kernels, TensorRT; else they skip and say why.
+
+With QDBEV_REQUIRE_GPU=1, which `make test-gpu` sets, a skip is a failure: a run that tried nothing must not look like
+one that passed. A test that only a further tool makes possible says so by the marker `further_tool`.
+"""
 
 from __future__ import annotations
 
+import os
 import sys
+from collections.abc import Generator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -12,6 +19,27 @@ from qdbev_deploy.plugins import PluginLibrary
 
 # The cases of the CPU tests serve here too, at larger sizes.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "plugins"))
+REQUIRED = os.environ.get("QDBEV_REQUIRE_GPU", "0") not in ("", "0")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "further_tool: may be skipped where a tool beside GPU and TensorRT is missing")
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, Any, None]:
+    report = (yield).get_result()
+    if REQUIRED and report.skipped and item.get_closest_marker("further_tool") is None:
+        why = report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longrepr
+        report.outcome = "failed"
+        report.longrepr = f"{why} (and QDBEV_REQUIRE_GPU is set: what is skipped has not been tried)"
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_make_collect_report(collector: pytest.Collector) -> Generator[None, Any, None]:
+    report = (yield).get_result()
+    if REQUIRED and report.skipped:  # a module that skips itself, as pytest.importorskip does
+        report.outcome = "failed"
 
 
 @pytest.fixture(scope="session")

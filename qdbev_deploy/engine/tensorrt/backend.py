@@ -17,7 +17,7 @@ from qdbev_deploy.engine.tensorrt import plugin_library, releases
 from qdbev_deploy.engine.tensorrt.builder import build_plan
 from qdbev_deploy.engine.tensorrt.layers import parse_layers
 from qdbev_deploy.engine.tensorrt.log import Log, log_of
-from qdbev_deploy.engine.tensorrt.options import refuse_foreign
+from qdbev_deploy.engine.tensorrt.options import refuse_dla_where_there_is_none, refuse_foreign, refuse_unguarded
 from qdbev_deploy.engine.tensorrt.runtime import TensorRTEngine, described
 from qdbev_deploy.errors import ExitCode, QdbevError
 from qdbev_deploy.plugins import LIBRARY_NAME
@@ -68,6 +68,8 @@ class TensorRTBackend:
 
     def build(self, model: onnx.ModelProto, folder: Path, options: BuildOptions, say: Say) -> BuildResult:
         refuse_foreign(options)
+        refuse_unguarded(options, quantised=any(node.op_type == "QuantizeLinear" for node in model.graph.node))
+        refuse_dla_where_there_is_none(options, releases.release())
         say("loading TensorRT and the plugins", None, None)
         trt, release = releases.load(), releases.release()
         log, cuda, library = log_of(trt), seam.cuda(), plugin_library.usable()

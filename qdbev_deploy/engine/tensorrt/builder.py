@@ -103,6 +103,7 @@ def interruptible(work: Callable[[], T], stop: threading.Event, *, hears: bool) 
 def build_plan(trt: Any, release: Release, log: Log, model: onnx.ModelProto, options: BuildOptions, say: Say) -> Plan:
     """Parse the lowered model and build it; plugins are registered already."""
     settings.refuse_foreign(options)
+    settings.refuse_dla_where_there_is_none(options, release)
     quantised = any(node.op_type == "QuantizeLinear" for node in model.graph.node)
     builder = log.made("builder", lambda: trt.Builder(log.logger))
     config = builder.create_builder_config()

@@ -12,7 +12,7 @@ import onnx
 from qdbev_deploy.check.cost import node_costs
 from qdbev_deploy.engine.interface import Layer, TensorRecord
 from qdbev_deploy.engine.tensorrt.network import onnx_nodes
-from qdbev_deploy.graph.index import Graph
+from qdbev_deploy.graph.index import WEIGHTED, Graph
 
 # Words of "Format/Datatype", the longer ones first: "Thirty-two wide channel vectorized row major Int8 format" (8.6),
 # "Half" (10 and later).
@@ -30,7 +30,12 @@ _MOVES = frozenset({
 })  # fmt: skip
 _NO_NUMBERS = frozenset({"int32", "int64", "bool", "uint8"})
 _MATRIX = ("conv", "gemm", "matrix", "fullyconnected", "matmul")  # in LayerType or ParameterType
-_INT8_TACTIC = re.compile(r"(?<![a-z0-9])(i8i8|i8f32|i8f16|imma|int8x4|int8|i8)(?![0-9])|i8i32")
+# Words of kernels' names: sm80_xmma_gemm_i8i8_i8i32_f32_tn, ampere_fp32_icudnn_int8x4_relu, cutlass_s8_i16832gemm_s8;
+# sm80_xmma_gemm_f16f16_f16f32_f32, ampere_h16816gemm, volta_scudnn. Types of what goes in, not of what comes out.
+_INT8_TACTIC = re.compile(r"(?<![a-z0-9])(i8(?=[fi])|int8|s8s8|imma|i8816|i16816|i16832|icudnn)")
+_FLOAT_TACTIC = re.compile(
+    r"(?<![a-z0-9])(f16f16|f32f32|tf32|bf16|hmma|[hs]884|[hs]1688|[hs]16816|[hs]cudnn|[hs]gemm|e4m3|e5m2|fp8)"
+)
 _COPY = re.compile(r"^Reformatting CopyNode")
 _SEPARATORS = re.compile(r" \+ |, |[()\[\]{}\x1e\x1f]|\.\.\.")
 _CLONE = re.compile(r"_clone_\d+$")
@@ -64,27 +69,66 @@ def _numbers(records: Iterable[TensorRecord]) -> list[str]:
     return [record.dtype for record in records if record.dtype and record.dtype not in _NO_NUMBERS]
 
 
-def _precision(entry: Mapping[str, Any], inputs: tuple[TensorRecord, ...], outputs: tuple[TensorRecord, ...]) -> str:
-    """In which type a layer computes; "" where it only moves data, mixed where its types do not tell."""
+def _precision(
+    entry: Mapping[str, Any], inputs: tuple[TensorRecord, ...], outputs: tuple[TensorRecord, ...], *, is_product: bool
+) -> str:
+    """In which type a layer computes; "" where it only moves data, mixed where its types do not tell.
+
+    `is_product`: it says that it was made from a convolution or a matrix product.
+    """
     kind = str(entry.get("LayerType", "")).lower()
     if kind in _MOVES or _COPY.match(str(entry.get("Name", ""))):
         return ""
-    coming = _numbers(inputs)
-    weights = entry.get("Weights")
-    if isinstance(weights, Mapping) and int(weights.get("Count", 0)) > 0 and coming:
-        held = _dtype(str(weights.get("Type", "")))
-        return coming[0] if held == coming[0] else max(held, coming[0], key=lambda name: _WEIGHT_BYTES.get(name, 0.0))
+    coming, going = _numbers(inputs), _numbers(outputs)
     if "plugin" in kind and coming:
         return coming[0]  # the value, which our kernels interpolate and sum in its own type
-    types = set(coming) or set(_numbers(outputs))
-    matrix = any(word in kind or word in str(entry.get("ParameterType", "")).lower() for word in _MATRIX)
-    if matrix and coming[:2] == ["int8", "int8"]:  # a bias or a scale of another type may follow
-        return "int8"
-    if "int8" in types and _INT8_TACTIC.search(str(entry.get("TacticName", "")).lower()):
-        return "int8"
+    is_matrix = any(word in kind or word in str(entry.get("ParameterType", "")).lower() for word in _MATRIX)
+    is_kernel = _INT8_TACTIC.search(_tactic(entry)) or _FLOAT_TACTIC.search(_tactic(entry))
+    if is_product or is_matrix or is_kernel or _held(entry):
+        return _product_precision(entry, coming, going, is_matrix=is_matrix)
+    types = set(coming) or set(going)
+    if types == {"int8"} and set(going) - types:
+        return "mixed"  # what turns int8 into floats computes in these
     if len(types) == 1:
         return next(iter(types))
     return "mixed" if types else ""
+
+
+def _tactic(entry: Mapping[str, Any]) -> str:
+    return str(entry.get("TacticName", "")).lower()
+
+
+def _held(entry: Mapping[str, Any]) -> str:
+    """The type of a layer's weights; "" where it has none."""
+    weights = entry.get("Weights")
+    if isinstance(weights, Mapping) and int(weights.get("Count", 0)) > 0:
+        return _dtype(str(weights.get("Type", "")))
+    return ""
+
+
+def _product_precision(entry: Mapping[str, Any], coming: list[str], going: list[str], *, is_matrix: bool) -> str:
+    """int8 only where both factors or the kernel's name say so, and nothing else speaks against it."""
+    held, tactic = _held(entry), _tactic(entry)
+    is_float, is_integer = bool(_FLOAT_TACTIC.search(tactic)), bool(_INT8_TACTIC.search(tactic))
+    if held:
+        factors = [*coming[:1], held]
+        proves_itself = factors == ["int8", "int8"] or (factors == ["int8"] and is_integer)
+    else:
+        factors = coming
+        # A bias or a scale of another type may follow the two.
+        proves_itself = (is_matrix and coming[:2] == ["int8", "int8"]) or (is_integer and "int8" in coming)
+    if proves_itself:
+        return "mixed" if is_float else "int8"
+    types = set(factors) or set(going)
+    if is_integer:
+        return "mixed"  # an integer kernel by its name, on what are no integers
+    if held and held != "int8" and coming:  # integers that meet float weights are not multiplied as integers
+        return max(factors, key=lambda name: _WEIGHT_BYTES.get(name, 0.0))
+    if held and coming and coming[0] != "int8":
+        return coming[0]  # weights that are stored in int8 alone
+    if "int8" in types or len(types) > 1:
+        return "mixed"
+    return next(iter(types), "")
 
 
 class NodeNames:
@@ -112,6 +156,10 @@ class NodeNames:
         """A foreign node with Q/DQ inside: its inputs and outputs do not tell what its products run in."""
         foreign = "ForeignNode" in str(entry.get("Name", "")) or str(entry.get("LayerType", "")).lower() == "myelin"
         return foreign and any(self._nodes[node].op_type in ("QuantizeLinear", "DequantizeLinear") for node in nodes)
+
+    def has_product(self, nodes: Sequence[str]) -> bool:
+        """Whether one of the nodes multiplies by weights."""
+        return any(self._nodes[node].op_type in WEIGHTED for node in nodes)
 
     def _between(self, first: str, last: str) -> list[str]:
         """A foreign node names its first and last node: those on the ways from one to the other lie in it."""
@@ -150,7 +198,9 @@ def parse_layers(content: str, model: onnx.ModelProto) -> tuple[Layer, ...]:
             entry = {"Name": str(entry)}
         inputs, outputs = _records(entry, "Inputs"), _records(entry, "Outputs")
         nodes = names.of(entry)
-        precision = "mixed" if names.hides_integers(entry, nodes) else _precision(entry, inputs, outputs)
+        precision = "mixed"
+        if not names.hides_integers(entry, nodes):
+            precision = _precision(entry, inputs, outputs, is_product=names.has_product(nodes))
         layers.append(
             Layer(
                 name=str(entry.get("Name", "")),

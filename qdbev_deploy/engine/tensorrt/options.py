@@ -40,6 +40,30 @@ def refuse_foreign(options: BuildOptions) -> None:
                          exit_code=ExitCode.USAGE)  # fmt: skip
 
 
+def refuse_unguarded(options: BuildOptions, *, quantised: bool) -> None:
+    """A quantised engine that does not tell what its layers ran in: known before the minutes that it takes to build."""
+    if quantised and options.profile_verbosity != "detailed":
+        raise QdbevError(
+            f"--profile-verbosity {options.profile_verbosity} for a quantised file",
+            "detailed: without it an engine does not tell what its layers ran in, and the precision guard refuses it",
+            "leave --profile-verbosity out, which means detailed",
+            exit_code=ExitCode.USAGE,
+        )
+
+
+def refuse_dla_where_there_is_none(options: BuildOptions, release: Release) -> None:
+    """DLA by release, as NVIDIA's release notes have it: until 10.7, and again on JetPack 7.2.2 from 11.4.1 on."""
+    at = release.numbers
+    if options.dla_core is None or at < (10, 8) or at >= (11, 4, 1):
+        return
+    raise QdbevError(
+        f"--dla {options.dla_core} with TensorRT {release.version}, which has no DLA",
+        "TensorRT up to 10.7, or 11.4.1 and later (AGX Orin, JetPack 7.2.2): those between have none",
+        "leave --dla out",
+        exit_code=ExitCode.MISSING,
+    )
+
+
 def is_strongly_typed(release: Release, options: BuildOptions) -> bool:
     """Whether types come from the file. 8.6 has flags alone, 11 types alone; of 10, DLA takes layers by flags."""
     return release.major >= 11 or (release.major == 10 and options.dla_core is None)

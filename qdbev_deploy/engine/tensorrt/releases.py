@@ -23,11 +23,21 @@ class Release:
     minor: int
     target: str  # the name in graph.targets of what its parser takes
 
+    @property
+    def numbers(self) -> tuple[int, ...]:
+        """Its version as numbers that compare."""
+        return numbers_of(self.version)
+
+
+def numbers_of(version: str) -> tuple[int, ...]:
+    """The numbers that a version begins with, three of them: 10.13.2.6.post1 is 10, 13, 2; 8.6 is 8, 6, 0."""
+    match = re.match(r"(\d+)(?:\.(\d+))?(?:\.(\d+))?", version)
+    return tuple(int(part or 0) for part in match.groups()) if match else (0, 0, 0)
+
 
 def release_of(version: str) -> Release:
     """The release of that version; one whose interface is not known is refused."""
-    match = re.match(r"(\d+)\.(\d+)", version)
-    major, minor = (int(match.group(1)), int(match.group(2))) if match else (0, 0)
+    major, minor, _ = numbers_of(version)
     if (major, minor) == (8, 6):
         return Release(version, major, minor, "trt8.6")
     if major == 10 and minor >= 3:

@@ -392,15 +392,17 @@ def module(version: str, device: Device) -> Any:
             self._flags.discard(flag)
 
         def set_memory_pool_limit(self, pool: Any, pool_size: int) -> None:
+            assert (type(pool), type(pool_size)) == (trt.MemoryPoolType, int)
             self._pools[pool] = pool_size
 
         def set_tactic_sources(self, tactic_sources: int) -> bool:
+            assert type(tactic_sources) is int
             self._tactics = tactic_sources
             return True
 
-        def create_timing_cache(self, content: bytes) -> Any:
+        def create_timing_cache(self, serialized_timing_cache: bytes) -> Any:
             try:
-                return TimingCache(bytes(content))
+                return TimingCache(bytes(memoryview(serialized_timing_cache)))
             except ValueError:
                 error(self._logger, "the timing cache is damaged")
                 return None
@@ -430,6 +432,7 @@ def module(version: str, device: Device) -> Any:
             return int(trt.behaviour.dla_cores)
 
         def create_network(self, flags: int = 0) -> Any:
+            assert type(flags) is int
             return Network(flags)
 
         def create_builder_config(self) -> Any:
@@ -466,10 +469,12 @@ def module(version: str, device: Device) -> Any:
             self._engine, self._addresses, self._count = engine, {}, 0
 
         def set_tensor_address(self, name: str, memory: int) -> bool:
+            assert (type(name), type(memory)) == (str, int)
             self._addresses[name] = memory
             return name in self._engine._tensors
 
         def execute_async_v3(self, stream_handle: int) -> bool:
+            assert type(stream_handle) is int
             if self._count == trt.behaviour.enqueue_fails_at:
                 error(self._engine._logger, "an illegal address, say")
                 return False
@@ -493,19 +498,33 @@ def module(version: str, device: Device) -> Any:
             assert format_ == trt.LayerInformationFormat.JSON
             if trt.behaviour.inspector is not None:
                 return str(trt.behaviour.inspector)
-            return json.dumps({"Layers": [
-                {"Name": name, "LayerType": "Convolution", "Metadata": f"[ONNX Layer: {name}]",
-                 "Inputs": [{"Name": "x", "Dimensions": [1], "Format/Datatype": "Row major linear FP32"}],
-                 "Weights": {"Type": "Float", "Count": 10}}
-                for name in self._engine._names
-            ]})  # fmt: skip
+            layers = zip(self._engine._names, self._engine._nodes, strict=True)
+            return json.dumps({"Layers": [self._entry(name, node) for name, node in layers]})
+
+        def _entry(self, layer: str, node: onnx.NodeProto) -> dict[str, Any]:
+            """8.6 tells weights and joins names; from 10 on weights are an input, and the metadata has the names."""
+            if major < 10:
+                return {"Name": layer, "LayerType": "Convolution", "Weights": {"Type": "Float", "Count": 10},
+                        "Inputs": [{"Name": "x", "Dimensions": [1], "Format/Datatype": "Row major linear FP32"}],
+                        "TacticName": "sm80_xmma_fprop_implicit_gemm_f32f32_f32f32_f32"}  # fmt: skip
+            product = node.op_type in ("Conv", "MatMul")
+            return {"Name": layer, "LayerType": "gemm" if product else "kgen",
+                    "Metadata": f"[ONNX Layer: {node.name}]",
+                    "Inputs": [{"Name": name, "Dimensions": [1], "Format/Datatype": "Float"} for name in node.input],
+                    "Outputs": [{"Name": name, "Dimensions": [1], "Format/Datatype": "Float"} for name in node.output],
+                    "TacticName": "sm80_xmma_gemm_f32f32_f32f32_f32_nn" if product else f"__myl_{node.op_type}_0x1",
+                    }  # fmt: skip
 
     class Engine(Of):
         real = "ICudaEngine"
 
         def __init__(self, model: onnx.ModelProto, logger: Any) -> None:
             self._logger = logger
-            self._names = [node.name for node in model.graph.node]
+            self._nodes = list(model.graph.node)
+            self._names = [  # of its layers, for inspector and profiler
+                node.name if major < 10 else f"__myl_{node.op_type}_myl0_{index}"
+                for index, node in enumerate(self._nodes)
+            ]
             self._tensors = {value.name: (mode, value) for mode, values in (
                 (trt.TensorIOMode.INPUT, model.graph.input), (trt.TensorIOMode.OUTPUT, model.graph.output),
             ) for value in values}  # fmt: skip
@@ -559,8 +578,8 @@ def module(version: str, device: Device) -> Any:
         def __init__(self, logger: Any) -> None:
             self._logger = logger
 
-        def deserialize_cuda_engine(self, plan: bytes) -> Any:
-            head, _, content = bytes(plan).partition(b"\n")
+        def deserialize_cuda_engine(self, serialized_engine: bytes) -> Any:
+            head, _, content = bytes(memoryview(serialized_engine)).partition(b"\n")
             try:
                 found = json.loads(head)["version"]
             except ValueError:
@@ -578,6 +597,7 @@ def module(version: str, device: Device) -> Any:
         real = "IPluginRegistry"
 
         def load_library(self, plugin_path: str) -> Any:
+            assert type(plugin_path) is str
             trt.libraries.append(plugin_path)
             if trt.registered or trt.behaviour.refuses_library:
                 return None  # as the real one, where a plugin of that name is there already

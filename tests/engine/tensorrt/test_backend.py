@@ -96,6 +96,15 @@ def test_targets(version: str, target: str) -> None:
     assert releases.release_of(version).target == target
 
 
+@pytest.mark.parametrize(
+    ("version", "numbers"),
+    [("8.6.1.post1", (8, 6, 1)), ("10.13.2.6", (10, 13, 2)), ("10.3", (10, 3, 0)), ("11", (11, 0, 0)),
+     ("none", (0, 0, 0)), ("", (0, 0, 0))],
+)  # fmt: skip
+def test_numbers_of_a_version(version: str, numbers: tuple[int, ...]) -> None:
+    assert releases.numbers_of(version) == numbers
+
+
 @pytest.mark.parametrize("version", ["8.5.3", "9.2.0", "10.0.1", "10.2.0", "12.0.0", "nonsense"])
 def test_unknown_releases_are_refused(version: str) -> None:
     with pytest.raises(QdbevError, match=f"TensorRT {version} is installed") as caught:
@@ -137,7 +146,33 @@ def test_a_plan_of_another_release_is_refused_with_tensorrts_words(bench: Bench)
         reopen(folder)
 
 
-def test_a_version_compatible_plan_may_bring_its_runtime(bench: Bench) -> None:
+@pytest.mark.parametrize("version", ["10.1.0", "9.3.0", "12.0.0"])
+def test_a_release_that_is_not_known_opens_nothing(bench_of: Any, version: str) -> None:
+    """The package was exchanged after the build: said by its name, before a plan is handed to it."""
+    bench = bench_of("10.3.0")
+    folder, _ = build(bench)
+    bench.trt.opened = None
+    bench.trt.__version__ = version
+    with pytest.raises(QdbevError, match=f"TensorRT {version} is installed") as caught:
+        reopen(folder)
+    assert caught.value.exit_code == ExitCode.MISSING
+    assert bench.trt.opened is None
+
+
+@pytest.mark.parametrize("verbosity", ["none", "names"])
+def test_a_quantised_engine_that_tells_nothing_is_not_built(bench: Bench, verbosity: str) -> None:
+    with pytest.raises(QdbevError, match=f"--profile-verbosity {verbosity} for a quantised file") as caught:
+        build(bench, profile_verbosity=verbosity)
+    assert caught.value.exit_code == ExitCode.USAGE
+    assert not bench.trt.built
+    backend = TensorRTBackend()
+    model = lowered_for(backend.target(), quantised=False)  # asks for nothing
+    backend.build(model, bench.folder, BuildOptions(precision="fp32", profile_verbosity=verbosity), quiet)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("version", ["8.6.0", "10.3.0"])
+def test_a_version_compatible_plan_may_bring_its_runtime(bench_of: Any, version: str) -> None:
+    bench = bench_of(version)
     folder, _ = build(bench, version_compatible=True, dla_core=1)
     assert bench.trt.opened.engine_host_code_allowed is True
     assert bench.trt.opened.DLA_core == 1

@@ -18,6 +18,7 @@ from qdbev_deploy.engine.interface import BuildOptions
 from qdbev_deploy.engine.tensorrt import builder, plugin_library
 from qdbev_deploy.engine.tensorrt.builder import Plan, build_plan
 from qdbev_deploy.engine.tensorrt.log import log_of
+from qdbev_deploy.engine.tensorrt.options import refuse_dla_where_there_is_none
 from qdbev_deploy.engine.tensorrt.releases import release_of
 from qdbev_deploy.errors import ExitCode, QdbevError
 from qdbev_deploy.graph.half import HALF
@@ -122,7 +123,32 @@ def test_options_reach_the_builder(bench: Bench) -> None:
     assert config._tactics == 0
 
 
-def test_dla_has_the_gpu_behind_it(bench: Bench) -> None:
+@pytest.mark.parametrize(
+    ("version", "has_it"),
+    [("8.6.1", True), ("10.3.0", True), ("10.7.0", True), ("10.8.0", False), ("10.16.1.11", False), ("11.0.0", False),
+     ("11.3.1", False), ("11.4.0", False), ("11.4.1", True), ("11.5.0", True)],
+)  # fmt: skip
+def test_dla_by_release(version: str, has_it: bool) -> None:
+    release, asked = release_of(version), BuildOptions(dla_core=0)
+    refuse_dla_where_there_is_none(BuildOptions(), release)
+    if has_it:
+        refuse_dla_where_there_is_none(asked, release)
+        return
+    with pytest.raises(QdbevError, match=f"--dla 0 with TensorRT {version}, which has no DLA") as caught:
+        refuse_dla_where_there_is_none(asked, release)
+    assert caught.value.exit_code == ExitCode.MISSING
+
+
+def test_a_release_without_dla_builds_nothing_for_one(bench_of: Any) -> None:
+    bench = bench_of("11.1.0")
+    with pytest.raises(QdbevError, match="which has no DLA"):
+        built(bench, dla_core=0)
+    assert not bench.trt.built
+
+
+@pytest.mark.parametrize("version", ["8.6.0", "10.3.0"])
+def test_dla_has_the_gpu_behind_it(bench_of: Any, version: str) -> None:
+    bench = bench_of(version)
     trt = bench.trt
     _, config, network = built(bench, dla_core=1)
     assert config.default_device_type == trt.DeviceType.DLA

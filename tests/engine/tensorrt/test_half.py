@@ -133,11 +133,17 @@ def test_integers_stay_as_they_are() -> None:
     assert standard_opset(model) == 19
 
 
-def test_constants_beyond_float16_keep_their_node_in_float32() -> None:
+@pytest.mark.parametrize("how", ["initializer", "node"])
+@pytest.mark.parametrize("value", [1e6, -1e6, np.inf, -np.inf])
+def test_constants_beyond_float16_keep_their_node_in_float32(value: float, how: str) -> None:
     model = toy(quantised=False)
-    for tensor in model.graph.initializer:
-        if tensor.name == "offsets.bias":
-            tensor.CopyFrom(numpy_helper.from_array(np.full(8, 1e6, np.float32), tensor.name))
+    bias = next(tensor for tensor in model.graph.initializer if tensor.name == "offsets.bias")
+    values = np.zeros(8, np.float32)
+    values[3] = value
+    bias.CopyFrom(numpy_helper.from_array(values, bias.name))
+    if how == "node":
+        model.graph.node.insert(0, helper.make_node("Constant", [], [bias.name], name="constant", value=bias))
+        model.graph.initializer.remove(bias)
     graph = Graph(halved(model))
     assert graph.element_type("offsets_biased") == FLOAT
     assert graph.element_type("offsets") == HALF

@@ -67,6 +67,87 @@ def test_the_same_of_10() -> None:
 
 
 @pytest.mark.parametrize(
+    "tactic",
+    [
+        "sm80_xmma_fprop_implicit_gemm_interleaved_i8i8_i8i32_f32_nchw_vect_c_32kcrs_vect_c_32_tilesize256x128x64_stage4"
+        "_warpsize4x2x1_g1_tensor16x8x32_simple_t1r1s1_epifadd",
+        "sm80_xmma_fprop_implicit_gemm_interleaved_i8f32_i8i32_f32_nchw_vect_c_32kcrs_tensor16x8x32_t1r3s3_alignc4_nchw",
+        "sm80_xmma_fprop_implicit_gemm_i8f16_i8i32_f16_nhwckrsc_nhwc",
+        "ampere_fp32_icudnn_int8x4_128x64_relu_medium_nn_v1",
+        "turing_int8_i8816cudnn_int8_256x64_ldg16_relu_medium_nt_v1",
+        "ampere_int8_i16816gemm_int8_128x128_ldg16_relu_stages_32x6_tn_v1",
+        "cutlass_80_tensorop_s8_i16832gemm_s8_256x128_64x3_tn_align16",
+        "",
+    ],
+)
+def test_kernels_of_real_engines_are_int8(tactic: str) -> None:
+    """Names that NVIDIA's kernels have; with weights in the entry (8.6) and with the weights as an input (10)."""
+    (conv,) = parsed(layer("toy/features", "CaskConvolution", [CHW32], [HWC8], TacticName=tactic, **WEIGHTS))
+    assert conv.precision == "int8"
+    meta = {"Metadata": "[ONNX Layer: toy/features]"}
+    (gemm,) = parsed(layer("g", "gemm", ["Int8", "Int8", "Float"], ["Half"], TacticName=tactic, **meta))
+    assert gemm.precision == "int8"
+    for made in ([conv], [gemm]):
+        assert judge(lowered_for("trt8.6"), made).macs["int8"] == 6 * 32 * 64 * 27
+
+
+@pytest.mark.parametrize(
+    "tactic",
+    [
+        "sm80_xmma_gemm_f16f16_f16f32_f32_tn_n", "sm80_xmma_fprop_implicit_gemm_f16f16_f16f16_f16",
+        "sm80_xmma_fprop_implicit_gemm_tf32f32_tf32f32_f32", "sm80_xmma_gemm_f32f32_f32f32_f32",
+        "sm50_xmma_cublas_gemvx_f16f16_f32", "ampere_h16816gemm_256x128_ldg8_nn_v1", "trt_volta_h884cudnn_256x64",
+        "turing_fp16_s1688cudnn_fp16_128x128", "cutlass_80_tensorop_s16816gemm_f16", "volta_scudnn_128x32_relu_small",
+        "ampere_sgemm_32x32_sliced1x4", "sm80_xmma_hmma_conv", "sm89_xmma_gemm_e4m3e4m3_e4m3f32_f32",
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize(
+    "entry",
+    [
+        layer("g", "gemm", ["Int8"], ["Half"]),
+        layer("g", "gemm", ["Int8", "Int8"], ["Half"]),
+        layer("g", "CaskConvolution", [CHW32], [HWC8], Weights={"Type": "Int8", "Count": 864}),
+        layer("g", "kgen", ["Int8"], ["Half"]),
+        layer("g", "fusion", ["Int8", "Half"], ["Half"]),
+    ],
+)
+def test_a_float_kernel_is_no_int8_whatever_it_reads(tactic: str, entry: dict[str, Any]) -> None:
+    made = parsed({**entry, "TacticName": tactic, "Metadata": "[ONNX Layer: toy/features]"})
+    assert made[0].precision == "mixed"
+    assert [item.ran for item in judge(lowered_for("trt8.6"), made).asked if item.op == "Conv"] == ["mixed"]
+
+
+QDQ_AND_PRODUCT = "[ONNX Layer: toy/frames/q]\x1e[ONNX Layer: toy/conv.integers/dq]\x1e[ONNX Layer: toy/features]"
+
+
+def test_a_generated_kernel_is_no_int8_by_its_one_input() -> None:
+    """Int8 in, half out, with quantizer, weights and product in its metadata: what did it multiply?"""
+    made = parsed(layer("__myl_CastMulFc", "kgen", ["Int8"], ["Half"], TacticName="__myl_Fc_0x1",
+                        Metadata=QDQ_AND_PRODUCT))  # fmt: skip
+    assert made[0].precision == "mixed"
+    two = parsed(layer("__myl_CastMulFc", "kgen", ["Int8", "Int8"], ["Int8"], Metadata=QDQ_AND_PRODUCT))
+    assert two[0].precision == "mixed"
+
+
+def test_a_kernel_that_only_prepares_does_not_speak_for_the_product() -> None:
+    """It claims the product, which a half kernel runs whose metadata names the quantizer alone."""
+    prepares = layer("prep", "kgen", ["Int8"], ["Half"], Metadata=QDQ_AND_PRODUCT)
+    multiplies = layer("k", "gemm", ["Half", "Half"], ["Half"], Metadata="[ONNX Layer: toy/frames/q]")
+    for made in ((prepares, multiplies), ({**prepares, "Outputs": [tensor("Int8")]}, multiplies)):
+        report = judge(lowered_for("trt10.3"), parsed(*made))
+        assert [item.ran for item in report.asked if item.op == "Conv"] == ["mixed"]
+
+
+def test_a_fusion_of_myelin_multiplies_by_its_kernels_name() -> None:
+    """Beside the casts that were split off, which claim the node too."""
+    fused = layer("__myl_FcMulAdd_myl0_25", "fusion", ["Int8", "Int8", "Half"], ["Half"], Metadata=QDQ_AND_PRODUCT,
+                  TacticName="sm80_xmma_gemm_i8i8_i8i32_f32_tn_n_tensor16x8x32_by_fusion_tactic")  # fmt: skip
+    quantizes = layer("__myl_MulRounCast", "kgen", ["Half"], ["Int8"], Metadata=QDQ_AND_PRODUCT)
+    report = judge(lowered_for("trt10.3"), parsed(quantizes, fused))
+    assert [item.ran for item in report.asked if item.op == "Conv"] == ["int8"]
+
+
+@pytest.mark.parametrize(
     ("entry", "precision"),
     [
         (layer("a", "CaskConvolution", [HWC8], [HWC8], Weights={"Type": "Half", "Count": 9}), "float16"),
@@ -79,7 +160,31 @@ def test_the_same_of_10() -> None:
         (layer("a", "gemm", ["Int8", "Int8", "Float"], ["Half"], TacticName="__myl_fc"), "int8"),
         (layer("a", "fusion", ["Int8", "Half"], ["Half"], TacticName="sm80_xmma_gemm_i8i8_i8i32_f32_tn"), "int8"),
         (layer("a", "kgen", ["Int8", "Half"], ["Half"], TacticName="__myl_AddResMul"), "mixed"),
+        (layer("a", "fusion", ["Int8", "Half"], ["Half"], TacticName="sm80_xmma_gemm_f16f16_f16f32_f32_tn"), "mixed"),
         (layer("a", "kgen", ["Half", "Bool", "Int64"], ["Half"]), "float16"),
+        (layer("a", "kgen", ["Int8"], ["Half"], TacticName="__myl_CastMul"), "mixed"),  # a dequantizer
+        (layer("a", "CaskPooling", [CHW32], [CHW32], TacticName="sm72_xmma_pooling_IMMA_NCxHW32_generic"), "int8"),
+        (layer("a", "TiledPooling", [CHW32], [CHW32]), "int8"),
+        # One factor, or two that an unnamed kernel may have turned into floats first, is no proof.
+        (layer("a", "gemm", ["Int8"], ["Half"], TacticName="__myl_fc"), "mixed"),
+        (layer("a", "gemm", ["Int8", "Half"], ["Half"]), "mixed"),
+        (layer("a", "gemm", ["Int8", "Int8"], ["Half"], TacticName="sm80_xmma_gemm_f16f16_f16f16_f16_nn"), "mixed"),
+        (layer("a", "gemm", ["Int8", "Int8"], ["Half"], TacticName="ampere_h16816gemm_256x128_ldg8_nn_v1"), "mixed"),
+        (layer("a", "gemm", ["Half", "Half"], ["Half"], TacticName="sm80_xmma_gemm_i8i8_i8i32_f32_tn"), "mixed"),
+        (layer("a", "gemm", ["Half"], ["Half"], TacticName="ampere_h16816gemm_256x128_ldg8_nn_v1"), "float16"),
+        # Half weights under an integer kernel's name; int8 weights that meet half activations.
+        (
+            layer(
+                "a",
+                "CaskConvolution",
+                [CHW32],
+                [HWC8],
+                Weights={"Type": "Half", "Count": 9},
+                TacticName="sm80_xmma_fprop_implicit_gemm_i8i8_i8i32_f32",
+            ),
+            "mixed",
+        ),
+        (layer("a", "CaskConvolution", [HWC8], [HWC8], **WEIGHTS), "float16"),
         (layer("a", "PointWiseV2", [FP16], [FP16]), "float16"),
         (layer("a", "PointWiseV2", [FP16], [INT8]), "float16"),  # with the quantizer behind it
         (layer("a", "Reformat", [FP32], [INT8]), ""),

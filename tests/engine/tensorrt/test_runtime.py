@@ -239,7 +239,8 @@ def test_a_profile_is_medians(bench: Bench) -> None:
     engine = opened(bench)
     times = engine.profile(lambda stream: driven(stream, 3))
     assert list(times.values())[:2] == [2.0, 3.0]  # of 1 2 3 and of 2 3 4, as the double reports them
-    assert next(iter(times)) == "toy/frames"
+    # By the names that the inspector has.
+    assert next(iter(times)) == ("toy/frames" if bench.version.startswith("8") else "__myl_Reshape_myl0_0")
 
 
 def test_nothing_is_left_on_the_device(bench: Bench) -> None:
