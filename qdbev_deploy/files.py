@@ -49,6 +49,10 @@ def atomic_output(path: str | os.PathLike[str], *, overwrite: bool = True) -> It
             _rename_folder(partial, target)
         else:
             os.replace(partial, target)
+    except OSError as error:
+        if error.filename is None and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            error.filename = os.fspath(target)  # a write that fails does not say where
+        raise
     finally:
         _remove(partial)
 

@@ -2,13 +2,37 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
+import pickle
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import pytest
 
 if TYPE_CHECKING:
     from tests.engine.students import Students
+
+
+T = TypeVar("T")
+
+
+def made_once(tmp_path_factory: pytest.TempPathFactory, name: str, make: Callable[[Path], T]) -> T:
+    """What `make` makes in a folder, made by the first of pytest-xdist's workers that asks; the others wait for it."""
+    shared = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        shared = shared.parent
+    with (shared / f"{name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        made = shared / f"{name}.pickle"
+        if not made.exists():
+            folder = shared / name
+            folder.mkdir()
+            content = pickle.dumps(make(folder))
+            made.write_bytes(content)
+        found: T = pickle.loads(made.read_bytes())
+        return found
 
 
 @pytest.fixture(scope="session")
@@ -20,9 +44,11 @@ def synthetic_dataroot(tmp_path_factory: pytest.TempPathFactory) -> Path:
     pytest.importorskip("nuscenes")
     from qdbev_deploy.data.synth.write import synthesise
 
-    out = tmp_path_factory.mktemp("nuscenes") / "data"
-    synthesise(out, scenes=2, frames=4, seed=3, sweeps="val")
-    return out
+    def make(folder: Path) -> Path:
+        synthesise(folder / "data", scenes=2, frames=4, seed=3, sweeps="val")
+        return folder / "data"
+
+    return made_once(tmp_path_factory, "nuscenes", make)
 
 
 @pytest.fixture(scope="session")
@@ -31,7 +57,7 @@ def students(tmp_path_factory: pytest.TempPathFactory) -> Students:
     pytest.importorskip("torch")
     from tests.engine.students import make_students
 
-    return make_students(tmp_path_factory.mktemp("students"))
+    return made_once(tmp_path_factory, "students", make_students)
 
 
 @pytest.fixture(scope="session")
@@ -40,4 +66,8 @@ def native_students(tmp_path_factory: pytest.TempPathFactory) -> Students:
     pytest.importorskip("torch")
     from tests.engine.students import make_students
 
-    return make_students(tmp_path_factory.mktemp("native-students"), io="fp16", image="uint8")
+    return made_once(
+        tmp_path_factory,
+        "native-students",
+        lambda folder: make_students(folder, verify=False, count=3, io="fp16", image="uint8"),
+    )

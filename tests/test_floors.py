@@ -40,6 +40,7 @@ MAY_IMPORT = {
     "bench": BASE | {"graph", "data", "engine"},
     "report": BASE | {"graph", "engine", "bench"},
     "package": BASE | {"graph", "engine"},
+    "__main__": {"cli"},
 }
 NEEDS_TORCH = {"ops", "model", "quant", "train", "export"}
 

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from typing import Any, NoReturn, Protocol
 
 from qdbev_deploy import __version__
+from qdbev_deploy.cli.stopping import Stopped, Stops
 from qdbev_deploy.errors import ExitCode, QdbevError
 
 # name -> what `qdbev-deploy --help` says of it. The module qdbev_deploy.cli.NAME is imported only when it is run.
@@ -42,7 +43,7 @@ examples:
   qdbev-deploy COMMAND --help
 
 exit codes: 0 done, 1 internal error, 2 usage, 3 bad input, 4 something missing on this machine,
-            5 a guard or verification failed
+            5 a guard or verification failed, 128 + N stopped by signal N (130: Ctrl-C)
 """
 
 
@@ -141,13 +142,22 @@ def _of_the_system(error: OSError) -> QdbevError:
     found = f"{path}: {error.strerror}" if path is not None and error.strerror else error.strerror or str(error)
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return QdbevError(
-            found, "free space for the output", "free some, or choose an output on another disk",
+            found, "free space for the output, and in TMPDIR for temporary files",
+            "free some, or choose an output on another disk",
             exit_code=ExitCode.MISSING,
         )  # fmt: skip
     return QdbevError(found, "files and folders that can be read and written", "check the path and its permissions")
 
 
-def _run(arguments: list[str]) -> int:
+def _report_stop(stop: KeyboardInterrupt) -> int:
+    if isinstance(stop, Stopped) and stop.exit_code != ExitCode.INTERRUPTED:
+        print(f"stopped by {stop}", file=sys.stderr)
+        return stop.exit_code
+    print("interrupted", file=sys.stderr)
+    return int(ExitCode.INTERRUPTED)
+
+
+def _run(arguments: list[str], stops: Stops) -> int:
     """Run the command; every exception becomes a report and an exit code, but for a closed pipe."""
     as_json = "--json" in arguments
     try:
@@ -164,14 +174,15 @@ def _run(arguments: list[str]) -> int:
         return int(exit_.code or 0)
     except QdbevError as error:
         return _report(error, as_json)
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return int(ExitCode.INTERRUPTED)
+    except KeyboardInterrupt as stop:
+        return _report_stop(stop)
     except BrokenPipeError:
         raise
     except OSError as error:
         return _report(_of_the_system(error), as_json)
     except Exception as error:
+        if stops.came is not None:  # a library whose import was cut short says so in its own way
+            return _report_stop(stops.came)
         # The last resort. A program that reads our JSON gets a document even of a bug, and a user a sentence.
         missing = _missing_extra(error) if isinstance(error, ModuleNotFoundError) else None
         if missing is not None:
@@ -187,11 +198,19 @@ def _drop_stdout() -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return the process's exit code."""
+    with Stops(process_ends=argv is None) as stops:
+        try:
+            return _main(list(sys.argv[1:] if argv is None else argv), stops)
+        except KeyboardInterrupt as stop:
+            return _report_stop(stop)
+
+
+def _main(arguments: list[str], stops: Stops) -> int:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # an ASCII terminal gets \u2013 for a dash and not an error
             stream.reconfigure(errors="backslashreplace")
     try:
-        code = _run(list(sys.argv[1:] if argv is None else argv))
+        code = _run(arguments, stops)
         sys.stdout.flush()
         return code
     except BrokenPipeError:  # the reader of our output went away, which is its right

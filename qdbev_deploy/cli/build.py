@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections import Counter, defaultdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,8 @@ from qdbev_deploy.cli.progress import progress_bar
 from qdbev_deploy.errors import ExitCode, QdbevError
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from qdbev_deploy.engine import Bundle
 
 EPILOG = """\
@@ -159,14 +162,54 @@ def _print(bundle: Bundle) -> None:
             f"asked for in int8: {precision['asked_int8']} nodes; ran in int8: {precision['ran_int8']}; "
             f"computed while building: {precision['folded']}"
         )
+        console.print(_asked_table(bundle, emulated=precision["emulated"]))
+        console.print(f"each node by itself: {bundle.path}/guard.json", soft_wrap=True)
     for reason, count in precision["allowed"].items():
         console.print(f"allowed, {count} nodes: {escape(reason)}", soft_wrap=True)
     for pattern in precision["unused_allowances"]:
         console.print(f"--allow '{escape(pattern)}' covers nothing that fell back")
-    _print_parity(console, manifest["parity"])
+    _print_parity(console, manifest["parity"], emulated=precision["emulated"])
 
 
-def _print_parity(console: Any, parity: dict[str, Any]) -> None:
+def _asked_table(bundle: Bundle, *, emulated: bool) -> Table:
+    """What was asked for in int8, by part and kind of node: what ran, what was excused, its share of work and time."""
+    from rich.table import Table
+
+    from qdbev_deploy.engine.verification import read_json
+    from qdbev_deploy.graph.parts import PARTS, part_of
+
+    nodes: list[dict[str, Any]] = read_json(bundle.path, "guard.json")["nodes"]
+    groups: dict[tuple[str, str], list[dict[str, Any]]] = defaultdict(list)
+    for node in nodes:
+        groups[part_of(node["node"]), node["op"]].append(node)
+    times = _time_by_node(bundle, {node["node"] for node in nodes})
+    all_macs = sum(bundle.manifest["precision"]["macs"].values())
+    all_time = sum(layer.time_ms or 0.0 for layer in bundle.layers)
+    table = Table(box=None)
+    for heading in ("part", "node", "asked", "int8", "emulated" if emulated else "allowed", "folded", "MACs", "time"):
+        table.add_column(heading, justify="left" if heading in ("part", "node") else "right")
+    for part, op in sorted(groups, key=lambda group: (PARTS.index(group[0]), group[1])):
+        found = groups[part, op]
+        macs = sum(node["macs"] for node in found)
+        time_ms = sum(times.get(node["node"], 0.0) for node in found)
+        ran = Counter(node["ran"] for node in found)
+        counts = (len(found), ran["int8"], sum(bool(node["allowed"]) for node in found), ran["folded"])
+        shares = ((macs, all_macs), (time_ms, all_time))
+        table.add_row(part, op, *map(str, counts), *(f"{a / b:.1%}" if b else "-" for a, b in shares))
+    return table
+
+
+def _time_by_node(bundle: Bundle, nodes: set[str]) -> dict[str, float]:
+    """Milliseconds of each node; a layer that was made from several shares its time among them."""
+    times: dict[str, float] = defaultdict(float)
+    for layer in bundle.layers:
+        mine = nodes.intersection(layer.nodes)
+        for name in mine:
+            times[name] += (layer.time_ms or 0.0) / len(mine)
+    return times
+
+
+def _print_parity(console: Any, parity: dict[str, Any], *, emulated: bool) -> None:
     if parity["passed"] is None:
         console.print("not proved, as --no-verify asked:")
         for claim in parity["not_proved"]:
@@ -179,3 +222,9 @@ def _print_parity(console: Any, parity: dict[str, Any]) -> None:
         f"found again ({float(parity['detections_own_state']):.1%} with a state of its own)",
         soft_wrap=True,
     )
+    if emulated:
+        console.print(
+            "  here engine and reference are both ONNX Runtime on the same Q/DQ: this proves how the state is handled "
+            "and what was packed, and says nothing of int8 arithmetic on a target",
+            soft_wrap=True,
+        )

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from qdbev_deploy.evaluate.schedule import Latency
     from qdbev_deploy.evaluate.streaming_eval import StreamReport
     from qdbev_deploy.evaluate.submission import Results
+
+_log = logging.getLogger(__name__)
 
 EPILOG = """\
 examples:
@@ -148,8 +151,29 @@ def run(args: argparse.Namespace) -> int:
     latency = _latency(args)
     _check_model(args.model)
     written = ["metrics.json"] if _is_results_file(args.model) else ["metrics.json", _results_name(args)]
+    if latency is not None:
+        _check_latency(args, latency)
     with output_folder(args.out, written):
         return _evaluate(args, latency)
+
+
+def _check_latency(args: argparse.Namespace, latency: Latency) -> None:
+    """A benchmark of another bundle is refused; one that calls itself unstable is used, and said to be."""
+    if args.model.is_dir() and latency.bundle is not None:
+        from qdbev_deploy.engine import Bundle
+
+        if (here := Bundle.open(args.model).manifest_sha256) != latency.bundle:
+            raise QdbevError(
+                f"{args.latency_from} measured another bundle (manifest {latency.bundle[:12]}) than {args.model} "
+                f"(manifest {here[:12]})",
+                "latencies of the bundle whose boxes are scored",
+                f"qdbev-deploy bench {args.model} -o BENCH.json, or pass --latency-ms X",
+            )
+    if latency.unstable:
+        _log.warning(
+            "%s calls its run unstable: %s. The streaming scores rest on it all the same, and metrics.json says so",
+            args.latency_from, "; ".join(latency.unstable),
+        )  # fmt: skip
 
 
 def _evaluate(args: argparse.Namespace, latency: Latency | None) -> int:
@@ -180,6 +204,9 @@ def _evaluate(args: argparse.Namespace, latency: Latency | None) -> int:
             stream = _stream(args, sequences, scenes, split, results_path, latency)
             scores = stream.streaming
             report["streaming"] = stream.to_dict()
+            if args.latency_from is not None:
+                report["streaming"]["latency_is_unstable"] = list(latency.unstable)
+                report["streaming"]["latency_of_manifest"] = latency.bundle
     if args.out is not None:
         write_json(args.out / "metrics.json", report)
     if args.json:

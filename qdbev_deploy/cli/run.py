@@ -47,11 +47,21 @@ def run(args: argparse.Namespace) -> int:
     if args.max_frames is not None and args.max_frames < 1:
         raise QdbevError(f"--max-frames {args.max_frames}", "at least one frame", "leave it out for all frames",
                          exit_code=ExitCode.USAGE)  # fmt: skip
+    _refuse_a_bundle(args.out)
     if args.out.suffix.lower() == ".json":
         check_output_file(args.out)
         return _run(args, args.out)
     with output_folder(args.out, [RESULTS]):
         return _run(args, args.out / RESULTS)
+
+
+def _refuse_a_bundle(out: Path) -> None:
+    """What is in a bundle was verified as a whole; nothing else is written into one."""
+    from qdbev_deploy.engine.verification import is_bundle
+
+    if inside := next((folder for folder in (out, *out.absolute().parents) if is_bundle(folder)), None):
+        raise QdbevError(f"--out {out} lies in the bundle {inside}", "a place outside of bundles", "pass another --out",
+                         exit_code=ExitCode.USAGE)  # fmt: skip
 
 
 def _run(args: argparse.Namespace, out: Path) -> int:

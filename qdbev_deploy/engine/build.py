@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import datetime
 import importlib.util
+import itertools
+import json
 import logging
 import os
 import platform
+import re
 import shlex
 import tempfile
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -28,11 +32,16 @@ from qdbev_deploy.engine.bundle import Bundle
 from qdbev_deploy.engine.documents import (
     CONTRACT,
     GUARD,
+    GUARD_SCHEMA,
     LAYERS,
     PARITY,
+    PARITY_SCHEMA,
     SUFFIX,
     contract_document,
+    emulates,
+    guard_document,
     layers_document,
+    precision_summary,
     seal,
     write_document,
 )
@@ -95,7 +104,7 @@ def build(
         _require_frames(frames, frame_count)
     say("reading the file", None, None)
     source = read_source(request.path, variant)
-    model, reference_is = _to_build(source, request.options)
+    model, reference_is = _to_build(source, request)
     notes = _checked(model, source, request.backend)
     lowered, lowering = lower(with_shapes(model), request.backend.target())
     name_nodes(lowered)
@@ -105,8 +114,9 @@ def build(
         rules = (*request.allow, EMULATED) if _emulates(request) else request.allow
         guard = judge(lowered, result.layers, rules)
         if not guard.passed:
-            write_json(request.beside("guard"), guard.to_dict())
-        guard.require(request.beside("guard").name)
+            report = request.beside("guard")
+            write_json(report, guard_document(guard.to_dict()))
+            guard.require(report.name)
         layers, parity = result.layers, None
         if verify:
             prover = _Prover(request, source, model, lowered, reference_is, result, folder, say)
@@ -116,9 +126,31 @@ def build(
             guard = judge(lowered, layers, rules)
         say("writing the bundle", None, None)
         _write(folder, request, source, result, layers, guard, parity, [*notes, *lowering, *result.notes])
-    for kind in ("guard", "parity"):  # of an earlier build into this name that failed
-        request.beside(kind).unlink(missing_ok=True)
-    return Bundle.open(request.out)
+        bundle = Bundle.open(folder)  # here, as another build may take the name the moment it is given
+    for kind in REPORTS:
+        _forget(request.beside(kind))
+    return dataclasses.replace(bundle, path=request.out)
+
+
+REPORTS = {"guard": GUARD_SCHEMA, "parity": PARITY_SCHEMA}  # of a build that failed, by their kind
+_MAX_REPORT_BYTES = 256 << 20
+
+
+def _is_report(path: Path, kind: str) -> bool:
+    """Whether a file is a report that a build wrote, and not somebody's of the same name."""
+    try:
+        if path.is_symlink() or not path.is_file() or path.stat().st_size > _MAX_REPORT_BYTES:
+            return False
+        document = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(document, dict) and document.get("schema") == REPORTS[kind]
+
+
+def _forget(path: Path) -> None:
+    """The report of an earlier build into this name that failed. The bundle is there, whatever becomes of this."""
+    with contextlib.suppress(OSError):
+        path.unlink(missing_ok=True)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -131,8 +163,15 @@ class _Request:
     allow: tuple[Allowance, ...]
 
     def beside(self, kind: str) -> Path:
-        """Where the report of a build that failed lies: beside the bundle that was not written."""
-        return self.out.with_suffix(f".{kind}.json")
+        """Where the report of a build that failed lies: beside the bundle that was not written.
+
+        A name that is free, or that an earlier report of ours has; what is somebody else's stays.
+        """
+        for number in itertools.count(1):
+            path = self.out.with_suffix(f".{kind}.json" if number == 1 else f".{kind}-{number}.json")
+            if not os.path.lexists(path) or _is_report(path, kind):
+                break
+        return path
 
     def command(self) -> str:
         """The command that builds it again, in the folder of the ONNX file."""
@@ -152,7 +191,7 @@ class _Request:
                 words.append(value.name if isinstance(value, Path) else str(value))
         for item in self.allow:
             words += ["--allow", f"{item.pattern}:{item.reason}"]
-        return shlex.join(words)
+        return shlex.join(re.sub(r"[\x00-\x1f\x7f-\x9f]", "?", word) for word in words)
 
 
 # Fields of BuildOptions as the command line names them.
@@ -182,25 +221,32 @@ def _frames_for(
     source: Source, frames: Iterable[StreamFrame] | None, dataroot: str | os.PathLike[str] | None, count: int
 ) -> AbstractContextManager[tuple[str, Iterator[StreamFrame]]]:
     if frames is not None:
-        return nullcontext(("the caller's frames", iter(frames)))
+        return contextlib.nullcontext(("the caller's frames", iter(frames)))
     return parity_frames(source.spec, source.image, dataroot, count)
 
 
-def _to_build(source: Source, options: BuildOptions) -> tuple[onnx.ModelProto, str]:
+def _to_build(source: Source, request: _Request) -> tuple[onnx.ModelProto, str]:
     """(the model that is built, what its reference is): a baseline of a quantised file goes without its Q/DQ."""
-    if options.precision == "int8":
+    if request.options.precision == "int8":
         if not source.is_quantised:
-            name, stem = source.path.name, source.path.stem
             raise QdbevError(
-                f"{name} holds no QuantizeLinear, so that nothing in it says what runs in int8",
+                f"{source.path.name} holds no QuantizeLinear, so that nothing in it says what runs in int8",
                 "a file with Q/DQ: an export of a quantised student, or a calibrated float file",
-                f"qdbev-deploy calibrate --onnx {name} --recipe w8a8 -o {stem}-int8.onnx, "
-                f"then qdbev-deploy build --onnx {stem}-int8.onnx --int8",
+                _how_to_quantise(source.path, request.variant),
             )
         return source.model, "ONNX Runtime on the file, Q/DQ computed one by one"
     if not source.is_quantised:
         return source.model, "ONNX Runtime on the file"
     return float_copy(source.model), "ONNX Runtime on the file without its Q/DQ"
+
+
+def _how_to_quantise(path: Path, variant: str | None) -> str:
+    """Two commands that can be pasted, but for the place of the data."""
+    quantised = path.with_name(f"{path.stem}-int8.onnx")
+    which = [] if variant is None else ["--variant", variant]
+    calibrate = ["qdbev-deploy", "calibrate", "--onnx", str(path), *which, "--recipe", "w8a8", "--dataroot", "DIR"]
+    build = ["qdbev-deploy", "build", "--onnx", str(quantised), "--int8"]
+    return f"{shlex.join([*calibrate, '-o', str(quantised)])} && {shlex.join(build)}"
 
 
 def _checked(model: onnx.ModelProto, source: Source, backend: Backend) -> list[str]:
@@ -215,7 +261,7 @@ def _checked(model: onnx.ModelProto, source: Source, backend: Backend) -> list[s
         raise QdbevError(
             f"{source.path.name} breaks {len(report.errors)} rules of {report.target}: {_listed(report.errors)}",
             "a file that breaks none",
-            f"qdbev-deploy check {source.path} --target {report.target} lists them all",
+            f"{shlex.join(['qdbev-deploy', 'check', str(source.path), '--target', report.target])} lists them all",
             exit_code=ExitCode.GUARD,
         )
     alike = Counter((finding.rule, finding.says) for finding in report.findings)
@@ -230,9 +276,7 @@ def _listed(findings: Sequence[Finding]) -> str:
 
 
 def _emulates(request: _Request) -> bool:
-    """Whether int8 is computed in float32 by design: ONNX Runtime, with Q/DQ left as they stand."""
-    options = request.options
-    return request.backend.name == "onnxruntime" and options.precision == "int8" and not options.fused
+    return emulates(request.backend.name, given_options(request.options))
 
 
 def _arithmetic(request: _Request) -> Arithmetic:
@@ -332,10 +376,10 @@ def _write(
 ) -> None:  # fmt: skip
     write_document(folder / CONTRACT, contract_document(source.spec, source.io, source.image))
     write_document(folder / LAYERS, layers_document(layers))
-    write_document(folder / GUARD, guard.to_dict())
+    judged = guard_document(guard.to_dict())
+    write_document(folder / GUARD, judged)
     if parity is not None:
         write_document(folder / PARITY, parity.to_dict())
-    precision = {name: value for name, value in guard.to_dict().items() if name != "nodes"}
     seal(folder, {
         "tool": f"qdbev-deploy {__version__}",
         "created": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
@@ -351,7 +395,7 @@ def _write(
             "opens_with": result.opens_with,
             "notes": notes,
         },
-        "precision": {"precision": request.options.precision, "emulated": _emulates(request), **precision},
+        "precision": precision_summary(judged, request.options.precision, emulated=_emulates(request)),
         "parity": parity.summary() if parity else {"passed": None, "not_proved": list(NOT_PROVED)},
         "provenance": source.provenance(),
     })  # fmt: skip

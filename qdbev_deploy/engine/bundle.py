@@ -16,7 +16,14 @@ from qdbev_deploy.contract import (
 from qdbev_deploy.engine.backends import backend_named
 from qdbev_deploy.engine.documents import CONTRACT, LAYERS, MANIFEST, SUFFIX
 from qdbev_deploy.engine.interface import Array, Engine, Float, Layer, Stream, StreamOptions
-from qdbev_deploy.engine.verification import layers_of, read_json, require_contract, require_files, require_schema
+from qdbev_deploy.engine.verification import (
+    layers_of,
+    read_json,
+    require_contract,
+    require_files,
+    require_reports,
+    require_schema,
+)
 from qdbev_deploy.errors import QdbevError
 from qdbev_deploy.graph.files import sha256_of
 from qdbev_deploy.streaming import MAX_GAP_S, EgoState, StreamingSession, StreamOutput
@@ -79,6 +86,7 @@ class Bundle:
         contract = read_json(folder, CONTRACT)
         require_contract(folder, contract)
         layers = layers_of(folder, read_json(folder, LAYERS))
+        require_reports(folder, manifest)
         bundle = cls(folder, manifest, contract, layers, sha256_of(folder / MANIFEST))
         if to_run:
             bundle.require_machine()
@@ -95,6 +103,13 @@ class Bundle:
     @property
     def spec(self) -> VariantSpec:
         return VariantSpec.from_dict(self.contract["spec"])
+
+    @property
+    def precision(self) -> str:
+        """As people are told it: int8 that is carried out in floating point says so."""
+        found = self.manifest["precision"]
+        emulated = ", emulated in floating point" if found.get("emulated") else ""
+        return f"{found.get('precision', 'precision not stated')}{emulated}"
 
     @property
     def io(self) -> str:

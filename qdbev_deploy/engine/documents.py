@@ -26,6 +26,8 @@ SUFFIX = ".qdbev"
 SCHEMA_FAMILY = "qdbev-bundle/"
 SCHEMA = f"{SCHEMA_FAMILY}1"
 LAYERS_SCHEMA = "qdbev-layers/1"
+GUARD_SCHEMA = "qdbev-guard/1"
+PARITY_SCHEMA = "qdbev-engine-parity/1"
 MANIFEST, CONTRACT, LAYERS = "manifest.json", "contract.json", "layers.json"
 GUARD, PARITY = "guard.json", "parity.json"  # reports
 
@@ -84,6 +86,39 @@ def layers_from(document: Mapping[str, Any]) -> tuple[Layer, ...]:
         })
         for entry in document["layers"]
     )  # fmt: skip
+
+
+def guard_document(report: Mapping[str, Any]) -> dict[str, Any]:
+    """guard.json of what `GuardReport.to_dict` says."""
+    return {"schema": GUARD_SCHEMA, **report}
+
+
+def precision_summary(guard: Mapping[str, Any], precision: str, *, emulated: bool) -> dict[str, Any]:
+    """What the manifest says of precision: guard.json without its nodes, and what was asked for."""
+    told = {name: value for name, value in guard.items() if name not in ("schema", "nodes")}
+    return {"precision": precision, "emulated": emulated, **told}
+
+
+def parity_summary(parity: Mapping[str, Any]) -> dict[str, Any]:
+    """What the manifest says of parity: the few numbers of parity.json. What is none raises KeyError or TypeError."""
+    same, own = parity["same_state"], parity["own_state"]
+    return {
+        "passed": parity["passed"],
+        "frames_are": parity["frames_are"],
+        "frames": parity["frames"],
+        "resets": sum(map(bool, parity["resets"])),
+        "reference": parity["reference"],
+        "tolerance": parity["arithmetic"],
+        "outputs_relative": same["outputs_relative"],
+        "box_center_m": same["boxes"]["center_m"],
+        "detections": same["detections"],
+        "detections_own_state": own["detections"],
+    }
+
+
+def emulates(backend: str, options: Mapping[str, Any]) -> bool:
+    """Whether int8 is computed in float32 by design: ONNX Runtime, with Q/DQ left as they stand."""
+    return backend == "onnxruntime" and options.get("precision") == "int8" and not options.get("fused", False)
 
 
 def write_document(path: Path, document: Mapping[str, Any]) -> None:

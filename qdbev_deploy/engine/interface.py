@@ -18,6 +18,7 @@ Array = npt.NDArray[Any]
 Float = npt.NDArray[np.float32]
 Precision = Literal["int8", "fp16", "fp32"]
 Wait = Literal["spin", "block"]
+MAX_THREADS = 1024  # of an operator: more is a slip of the finger, and some runtimes try
 Say = Callable[[str, "int | None", "int | None"], None]  # (phase, done, total): what a progress bar shows
 
 

@@ -19,6 +19,7 @@ from onnx import helper
 
 from qdbev_deploy.contract import TensorSpec
 from qdbev_deploy.engine.interface import (
+    MAX_THREADS,
     Array,
     BuildOptions,
     BuildResult,
@@ -29,7 +30,7 @@ from qdbev_deploy.engine.interface import (
     StreamOptions,
     Wait,
 )
-from qdbev_deploy.engine.onnxruntime_layers import EVENT_SUFFIX, optimised_layers, tensor_types
+from qdbev_deploy.engine.onnxruntime_layers import EVENT_SUFFIX, optimised_layers, tensor_type, tensor_types
 from qdbev_deploy.errors import ExitCode, QdbevError
 from qdbev_deploy.graph.files import read_onnx, write_onnx
 from qdbev_deploy.graph.index import name_nodes
@@ -37,6 +38,7 @@ from qdbev_deploy.graph.parts import tensor_bytes
 from qdbev_deploy.reference import UNFUSED
 
 MODEL_FILE = "model.onnx"
+_REBUILD = "copy the bundle again from where it was built, or build it again"
 CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 # What only a compiler has. ONNX Runtime optimises while it loads, and asks no questions.
 _NO_SUCH_THING = {
@@ -164,8 +166,9 @@ def _refuse_what_it_has_not(options: BuildOptions) -> None:
             "pass --fp32 for a baseline here, or --backend tensorrt --fp16 on a machine with a GPU",
             exit_code=ExitCode.USAGE,
         )
-    if options.threads is not None and options.threads < 1:
-        raise QdbevError(f"--threads {options.threads}", "at least one thread", "leave --threads out for all cores",
+    if options.threads is not None and not 1 <= options.threads <= MAX_THREADS:
+        raise QdbevError(f"--threads {options.threads}", f"1 to {MAX_THREADS} threads",
+                         "leave --threads out for all cores",
                          exit_code=ExitCode.USAGE)  # fmt: skip
 
 
@@ -240,16 +243,38 @@ class OnnxRuntimeEngine:
         self.inputs, self.outputs = tuple(inputs), tuple(outputs)
         self._sessions: dict[Wait, Any] = {}
         self._closed = False
-        self._session("block")  # a file that does not load says so here, not at the first frame
+        self._check_tensors(self._session("block"))  # what does not load says so here, not at the first frame
 
     def _session(self, wait: Wait) -> Any:
         if self._closed:
             raise QdbevError("the engine is closed", "an open engine", "open the bundle again")
         if wait not in self._sessions:
-            self._sessions[wait] = new_session(
-                str(self._path), self._provider, fused=self._fused, threads=self._threads, wait=wait
-            )
+            try:
+                self._sessions[wait] = new_session(
+                    str(self._path), self._provider, fused=self._fused, threads=self._threads, wait=wait
+                )
+            except MemoryError:
+                raise
+            except Exception as error:  # of ONNX Runtime's own many kinds
+                raise QdbevError(
+                    f"ONNX Runtime cannot load {self._path.name}: {' '.join(str(error).split())}",
+                    "the model as it was built",
+                    _REBUILD,
+                ) from error
         return self._sessions[wait]
+
+    def _check_tensors(self, session: Any) -> None:
+        """The model's tensors are those of the contract, whatever its file says of itself."""
+        for kind, specs, tensors in (("input", self.inputs, session.get_inputs()),
+                                     ("output", self.outputs, session.get_outputs())):  # fmt: skip
+            wanted = {spec.name: (spec.dtype, tuple(spec.shape)) for spec in specs}
+            found = {item.name: (tensor_type(item.type), tuple(item.shape)) for item in tensors}
+            if differ := sorted(name for name in {*wanted, *found} if wanted.get(name) != found.get(name)):
+                raise QdbevError(
+                    f"the model's {kind} {', '.join(differ)}: {[found.get(name) for name in differ]}",
+                    f"what the bundle's contract says: {[wanted.get(name) for name in differ]}",
+                    _REBUILD,
+                )
 
     def stream(self, options: StreamOptions = StreamOptions()) -> OnnxRuntimeStream:
         if options.cuda_graph:

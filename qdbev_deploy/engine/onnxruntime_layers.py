@@ -38,6 +38,12 @@ EVENT_SUFFIX = "_kernel_time"  # of a node's name in ONNX Runtime's profile
 _RUNTIME_TYPES = {"float": "float32", "double": "float64"}
 
 
+def tensor_type(name: str) -> str:
+    """numpy's name of what ONNX Runtime calls tensor(float16)."""
+    inner = name.removeprefix("tensor(").removesuffix(")")
+    return _RUNTIME_TYPES.get(inner, inner)
+
+
 def tensor_types(events: Iterable[Mapping[str, Any]]) -> Types:
     """{node: type and shape of each of its outputs}, as ONNX Runtime saw them when it ran."""
     return {

@@ -12,8 +12,9 @@ import onnx
 
 from qdbev_deploy.agreement import BoxParity, larger
 from qdbev_deploy.boxes import Boxes, decode
-from qdbev_deploy.contract import CLASSES, TensorSpec, VariantSpec
+from qdbev_deploy.contract import CLASSES, VariantSpec
 from qdbev_deploy.data.stream_frames import StreamFrame
+from qdbev_deploy.engine.documents import PARITY_SCHEMA, parity_summary
 from qdbev_deploy.engine.interface import Array, Engine, Stream
 from qdbev_deploy.reference import Feeds, session_of
 from qdbev_deploy.streaming import StreamingSession
@@ -140,24 +141,13 @@ class EngineParity:
 
     def summary(self) -> dict[str, Any]:
         """The few numbers of the manifest."""
-        return {
-            "passed": self.passed,
-            "frames_are": self.frames_are,
-            "frames": self.frames,
-            "resets": sum(map(bool, self.resets)),
-            "reference": self.reference,
-            "tolerance": self.arithmetic,
-            "outputs_relative": _plain(self.same_state.outputs_relative),
-            "box_center_m": _plain(self.same_state.boxes.center_m),
-            "detections": _plain(self.same_state.detections),
-            "detections_own_state": _plain(self.own_state.detections),
-        }
+        return parity_summary(self.to_dict())
 
     def to_dict(self) -> dict[str, Any]:
         document = asdict(dataclasses.replace(self, worst_feeds=None))
         del document["worst_feeds"]
         return {
-            "schema": "qdbev-engine-parity/1",
+            "schema": PARITY_SCHEMA,
             "passed": self.passed,
             **{name: _plain(value) for name, value in document.items()},
             "asked": {**asdict(self.asked), "state": STATE_TOLERANCE, "match_m": MATCH_M, "match_score": MATCH_SCORE},
@@ -194,7 +184,7 @@ def prove(
     feeds, names = Feeds(engine.inputs), [output.name for output in engine.outputs]
     own, given = engine.stream(), engine.stream()
     try:
-        driven = _Driven(runtime, feeds, names, given, own, spec, engine.outputs, report)
+        driven = _Driven(runtime, feeds, names, given, own, spec, engine, report)
         session = StreamingSession(driven.step)
         for frame in frames:
             output = session.step(frame.image, frame.lidar2img, frame.ego, frame.scene)
@@ -212,10 +202,10 @@ class _Driven:
     """The reference's step, which takes the engine along: once from its own state, once from the reference's."""
 
     def __init__(self, runtime: Any, feeds: Feeds, names: list[str], given: Stream, own: Stream, spec: VariantSpec,
-                 outputs: Iterable[TensorSpec], report: EngineParity) -> None:  # fmt: skip
+                 engine: Engine, report: EngineParity) -> None:  # fmt: skip
         self.runtime, self.feeds, self.names, self.spec, self.report = runtime, feeds, names, spec, report
         self.given, self.own = given, own
-        self.specs = tuple(outputs)
+        self.specs, self.state_name = tuple(engine.outputs), engine.inputs[1].name
         self.handle: Any = None
         self.worst = 0.0
 
@@ -234,7 +224,8 @@ class _Driven:
         own_before = self.own.read_state(self.handle) if carried else None
         self.handle, own = self._run(self.own, self.handle if carried else None, arguments)
         self.report.own_state.add(self.names, own, expected, self.spec)
-        _, same = self._run(self.given, prev_bev, arguments)
+        # On a first frame that is no number: whoever reads what must not be read is caught, not served with zeros.
+        _, same = self._run(self.given, feeds[self.state_name], arguments)
         worst = self.report.same_state.add(self.names, same, expected, self.spec)
         if not worst <= self.worst:  # a NaN is worse than anything
             self.worst, self.report.worst_feeds = worst, {name: array.copy() for name, array in feeds.items()}

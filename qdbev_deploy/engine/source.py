@@ -99,7 +99,7 @@ def _spec(path: Path, metadata: dict[str, Any], name: str | None) -> VariantSpec
             raise QdbevError(
                 f"{path.name} does not say which variant it is",
                 "an ONNX file that qdbev-deploy exported, or the variant's name",
-                f"qdbev-deploy build --onnx {path} --variant tiny ...",
+                "pass --variant, such as --variant tiny",
             )
         return own
     asked = variant(name)

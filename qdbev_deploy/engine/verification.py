@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Mapping
+import shlex
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +14,22 @@ from qdbev_deploy.contract import CONTRACT_VERSION, IMAGE_CHOICES, IO_CHOICES, V
 from qdbev_deploy.engine.backends import BACKENDS
 from qdbev_deploy.engine.documents import (
     CONTRACT,
+    GUARD,
+    GUARD_SCHEMA,
     LAYERS,
     LAYERS_SCHEMA,
     MANIFEST,
+    PARITY,
+    PARITY_SCHEMA,
     SCHEMA,
     SCHEMA_FAMILY,
     contract_document,
+    emulates,
     layers_from,
+    parity_summary,
+    precision_summary,
 )
-from qdbev_deploy.engine.interface import Layer
+from qdbev_deploy.engine.interface import MAX_THREADS, Layer
 from qdbev_deploy.errors import QdbevError
 from qdbev_deploy.graph.files import sha256_of
 
@@ -80,11 +88,75 @@ def require_schema(folder: Path, manifest: Any) -> None:
     for name, kind in _MANIFEST_FIELDS.items():
         if not isinstance(manifest.get(name), kind):
             raise refuse(folder, f"{MANIFEST} has no usable field '{name}'", "a manifest as build writes it")
-    for part, name, kind in (("build", "options", dict), ("build", "opens_with", dict)):
-        if not isinstance(manifest[part].get(name), kind):
-            raise refuse(folder, f"{MANIFEST} has no usable field '{part}.{name}'", "a manifest as build writes it")
+    for field, value, holds in _within(manifest):
+        if not holds(value):
+            raise refuse(folder, f"{MANIFEST} has no usable field '{field}'", "a manifest as build writes it")
     if manifest["backend"] not in BACKENDS:
         raise refuse(folder, f"an engine for the backend {manifest['backend']!r}", "one of " + ", ".join(BACKENDS))
+
+
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # what a terminal would obey
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str) and not _CONTROL.search(value)
+
+
+def _is_build_command(value: Any) -> bool:
+    """A command of ours, quoted as build quotes it, as it is printed for people to paste."""
+    if not _is_text(value) or "\n" in value:
+        return False
+    try:
+        words = shlex.split(value)
+    except ValueError:
+        return False
+    return words[:2] == ["qdbev-deploy", "build"] and shlex.join(words) == value
+
+
+def _is_text_list(value: Any) -> bool:
+    return isinstance(value, list) and all(map(_is_text, value))
+
+
+def _is_flag(value: Any) -> bool:
+    return isinstance(value, bool)
+
+
+def _is_capability(value: Any) -> bool:
+    return isinstance(value, list) and len(value) == 2 and all(type(part) is int and 0 <= part < 100 for part in value)
+
+
+def _is_thread_count(value: Any) -> bool:
+    return value is None or (type(value) is int and 1 <= value <= MAX_THREADS)
+
+
+# Of the options of a build those that decide how its engine is opened and judged.
+_OPTIONS: dict[str, Callable[[Any], bool]] = {
+    "precision": lambda value: value in ("int8", "fp16", "fp32"),
+    "threads": _is_thread_count,
+    "fused": _is_flag,
+    "version_compatible": _is_flag,
+    "hardware_compatible": _is_flag,
+}
+
+
+def _within(manifest: Mapping[str, Any]) -> Iterator[tuple[str, Any, Callable[[Any], bool]]]:
+    """(field, value, what must hold of it) of what lies deeper; asked one by one, as each presumes those before."""
+    build = manifest["build"]
+    for name in ("options", "opens_with"):
+        yield f"build.{name}", build.get(name), lambda value: isinstance(value, dict)
+    for name, holds in _OPTIONS.items():
+        if name in build["options"]:
+            yield f"build.options.{name}", build["options"][name], holds
+    if "provider" in build["opens_with"]:
+        yield "build.opens_with.provider", build["opens_with"]["provider"], _is_text
+    yield "build.command", build.get("command", "qdbev-deploy build"), _is_build_command
+    yield "build.notes", build.get("notes", []), _is_text_list
+    yield "machine", manifest.get("machine", ""), _is_text
+    yield "extra_files", manifest["extra_files"], _is_text_list
+    yield "versions", list(manifest["versions"].values()), _is_text_list
+    if manifest["gpu"] is not None:
+        yield "gpu.compute_capability", manifest["gpu"].get("compute_capability"), _is_capability
+        yield "gpu.name", manifest["gpu"].get("name", ""), _is_text
 
 
 def require_files(folder: Path, manifest: Mapping[str, Any]) -> None:
@@ -106,9 +178,12 @@ def require_files(folder: Path, manifest: Mapping[str, Any]) -> None:
             raise refuse(folder, f"{name} has {size:,} bytes", f"the {entry['bytes']:,} that were built")
         if sha256_of(path) != entry["sha256"]:
             raise refuse(folder, f"{name} was changed: its sha256 is another", f"sha256 {entry['sha256']}")
-    for name in (CONTRACT, LAYERS, manifest["engine_file"], *manifest["extra_files"]):
+    for name in (CONTRACT, LAYERS, GUARD, manifest["engine_file"], *manifest["extra_files"]):
         if name not in listed:
             raise refuse(folder, f"{MANIFEST} does not list {name!r} among its files", "every file that is loaded")
+    for name in (manifest["engine_file"], *manifest["extra_files"]):
+        if name.endswith(".json"):
+            raise refuse(folder, f"{MANIFEST} says that the engine loads {name}", "an engine, which is no JSON")
 
 
 def require_contract(folder: Path, contract: Any) -> None:
@@ -126,6 +201,50 @@ def require_contract(folder: Path, contract: Any) -> None:
         if contract.get(name) != value:
             raise refuse(folder, f"{CONTRACT} says of '{name}' what does not follow from its sizes",
                           "a contract as build writes it")  # fmt: skip
+
+
+def require_reports(folder: Path, manifest: Mapping[str, Any]) -> None:
+    """What the manifest says of precision and parity is what its reports say, and both of them passed."""
+    guard = _report(folder, GUARD, GUARD_SCHEMA)
+    options = manifest["build"]["options"]
+    nodes = guard.get("nodes")
+    if not isinstance(nodes, list) or not all(isinstance(node, dict) for node in nodes):
+        raise refuse(folder, f"{GUARD} has no list of nodes", "a report as build writes it")
+    fell_back = [node.get("node") for node in nodes if not _may_run_so(node)]
+    if guard.get("passed") is not True or fell_back:
+        raise refuse(folder, f"{GUARD} says that the precision guard did not pass", "a bundle whose guard passed")
+    wanted = precision_summary(guard, options.get("precision", ""), emulated=emulates(manifest["backend"], options))
+    _agree(folder, "precision", manifest["precision"], wanted, GUARD)
+    if PARITY not in manifest["files"]:
+        if manifest["parity"].get("passed", "") is not None or not _is_text_list(manifest["parity"].get("not_proved")):
+            raise refuse(folder, f"{MANIFEST} speaks of a parity, and there is no {PARITY}",
+                         "the report, or a manifest that says what is not proved")  # fmt: skip
+        return
+    parity = _report(folder, PARITY, PARITY_SCHEMA)
+    if parity.get("passed") is not True or parity.get("failures") != []:
+        raise refuse(folder, f"{PARITY} says that parity did not pass", "a bundle whose parity passed")
+    try:
+        told = parity_summary(parity)
+    except (KeyError, TypeError) as error:
+        raise refuse(folder, f"{PARITY} is not whole ({error})", "a report as build writes it") from error
+    _agree(folder, "parity", manifest["parity"], told, PARITY)
+
+
+def _report(folder: Path, name: str, schema: str) -> dict[str, Any]:
+    document = read_json(folder, name)
+    if not isinstance(document, dict) or document.get("schema") != schema:
+        raise refuse(folder, f"{name} is not of schema '{schema}'", "a report as build writes it")
+    return document
+
+
+def _may_run_so(node: Mapping[str, Any]) -> bool:
+    return node.get("ran") in ("int8", "folded") or bool(node.get("allowed"))
+
+
+def _agree(folder: Path, part: str, said: Mapping[str, Any], wanted: Mapping[str, Any], report: str) -> None:
+    for name in sorted(set(said) | set(wanted)):
+        if name not in said or name not in wanted or said[name] != wanted[name]:
+            raise refuse(folder, f"{MANIFEST} says of '{part}.{name}' what {report} does not", "one story in both")
 
 
 def layers_of(folder: Path, document: Any) -> tuple[Layer, ...]:

@@ -12,12 +12,12 @@ from pathlib import Path
 from qdbev_deploy.errors import ExitCode, QdbevError
 
 
-def _unwritable(out: Path, error: OSError) -> QdbevError:
+def _unwritable(out: Path, error: OSError, option: str = "--out") -> QdbevError:
     full = error.errno in (errno.ENOSPC, errno.EDQUOT)
     return QdbevError(
-        f"--out {out} cannot be written: {error.strerror or error}",
+        f"{option} {out} cannot be written: {error.strerror or error}",
         "a place where files can be created",
-        "free some space, or pass another --out" if full else "pass another --out",
+        f"free some space, or pass another {option}" if full else f"pass another {option}",
         exit_code=ExitCode.MISSING if full else ExitCode.BAD_INPUT,
     )
 
@@ -27,18 +27,18 @@ def _try_to_write(folder: Path) -> None:
         pass
 
 
-def check_output_file(out: Path) -> None:
-    """Refuse an `--out` that cannot become a file; one that exists will be replaced."""
+def check_output_file(out: Path, option: str = "--out") -> None:
+    """Refuse an output that cannot become a file; one that exists will be replaced."""
     try:
         if out.is_dir():
-            raise QdbevError(f"--out {out} is a folder", "the name of a file", "pass another --out")
+            raise QdbevError(f"{option} {out} is a folder", "the name of a file", f"pass another {option}")
         if not out.parent.is_dir():
             raise QdbevError(
-                f"the folder {out.parent} does not exist", "an existing folder for --out", f"mkdir -p {out.parent}"
+                f"the folder {out.parent} does not exist", f"an existing folder for {option}", f"mkdir -p {out.parent}"
             )
         _try_to_write(out.parent)
     except OSError as error:
-        raise _unwritable(out, error) from None
+        raise _unwritable(out, error, option) from None
 
 
 @contextmanager

@@ -26,6 +26,8 @@ class Latency:
 
     milliseconds: tuple[float, ...]
     source: str
+    unstable: tuple[str, ...] = ()  # why the benchmark calls its own run unstable
+    bundle: str | None = None  # sha256 of the manifest of the bundle that was measured
 
     def __post_init__(self) -> None:
         if not self.milliseconds:
@@ -47,7 +49,7 @@ class Latency:
         """The end-to-end samples of a benchmark, in the order in which they were measured, over and over."""
         path = Path(path)
         needed = "JSON with the list latency_ms.samples: milliseconds of each frame in the order measured"
-        again = 'write {"latency_ms": {"samples": [61.2, 58.9]}} with your own measurements, or pass --latency-ms X'
+        again = "qdbev-deploy bench BUNDLE -o BENCH.json writes one; or pass --latency-ms X"
         try:
             document: Any = json.loads(path.read_text(encoding="utf-8"))
         except FileNotFoundError:
@@ -66,11 +68,27 @@ class Latency:
                     "finite numbers, 0 ms or more",
                     again,
                 )
-        return cls(tuple(map(float, samples)), f"{len(samples)} samples of {path.name}")
+        said = f"{len(samples)} samples of {path.name}"
+        unstable = _why_unstable(document.get("stability"))
+        return cls(tuple(map(float, samples)), f"{said}, an unstable run" if unstable else said, unstable,
+                   _manifest_of(document.get("bundle")))  # fmt: skip
 
     def cycle_us(self) -> Iterator[int]:
         """Microseconds, the unit of nuScenes' clock, for one processed frame after the other."""
         return itertools.cycle(round(value * 1000) for value in self.milliseconds)
+
+
+def _why_unstable(stability: Any) -> tuple[str, ...]:
+    """The reasons that a benchmark gives; a file of one's own measurements speaks of no stability."""
+    if not isinstance(stability, dict) or stability.get("stable") is not False:
+        return ()
+    reasons = stability.get("reasons")
+    return tuple(map(str, reasons)) if isinstance(reasons, list) and reasons else ("the benchmark does not say why",)
+
+
+def _manifest_of(bundle: Any) -> str | None:
+    found = bundle.get("manifest_sha256") if isinstance(bundle, dict) else None
+    return found if isinstance(found, str) else None
 
 
 @dataclass(frozen=True)

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Collection, Mapping
+from typing import Any
+
 import numpy as np
 import onnx
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
+from qdbev_deploy.contract import METADATA_PREFIX
 from qdbev_deploy.errors import QdbevError
 from qdbev_deploy.graph.index import Graph, attributes, remove_unused
 from qdbev_deploy.graph.normalise import normalise
@@ -14,15 +19,16 @@ from qdbev_deploy.graph.quantised import weight_dequantizers
 _HALF_A_STEP = 1e-3  # of a bound that should be a whole multiple of its scale: what is left to float rounding
 
 
-def without_quantisation(model: onnx.ModelProto) -> int:
+def without_quantisation(model: onnx.ModelProto, clips: Collection[str] = ()) -> int:
     """Drop every Q/DQ, in place; returns how many nodes went.
 
     Stored integers become the floats that their DequantizeLinear makes of them, bit for bit. Activations pass unrounded
-    and unclipped: a Clip to the very range of the QuantizeLinear behind it is part of the quantiser. Integers that went
-    straight into a BEV op go in as floats, and the op's value_scale becomes 0.
+    and unclipped: a Clip to the grid of the QuantizeLinear behind it is part of the quantiser if the file's metadata
+    says so, or if `clips` names it. Any other is the network's own, a ReLU6 say, whatever its bounds. Integers that
+    went straight into a BEV op go in as floats, and the op's value_scale becomes 0.
     """
     changed = _dequantise_weights(model)
-    graph = Graph(model)
+    graph, grids = Graph(model), _grids(model)
     outputs = {value.name for value in model.graph.output}
     instead: dict[str, str] = {}  # a tensor that goes -> the one that stands for it
     gone: list[NodeProto] = []
@@ -30,7 +36,7 @@ def without_quantisation(model: onnx.ModelProto) -> int:
         if node.op_type == "QuantizeLinear":
             source = node.input[0]
             clip = graph.producer.get(source)
-            if clip is not None and _is_grid_clip(graph, clip, node):
+            if clip is not None and (clip.name in clips or _is_grid_clip(graph, clip, node, grids)):
                 source = clip.input[0]
             instead[node.output[0]] = source
             gone.append(node)
@@ -97,24 +103,42 @@ def _dequantise_weights(model: onnx.ModelProto) -> int:
     return len(found)
 
 
-def _is_grid_clip(graph: Graph, clip: NodeProto, quantize: NodeProto) -> bool:
-    """Whether a Clip serves this quantiser alone, and its bounds are points of the quantiser's grid."""
-    if clip.op_type != "Clip" or len(clip.input) < 3 or len(graph.consumers.get(clip.output[0], [])) != 1:
+def _grids(model: onnx.ModelProto) -> dict[str, tuple[int, int]]:
+    """The ends of each activation quantiser's grid, from what `export` and `calibrate` write into the file."""
+    written = {item.key: item.value for item in model.metadata_props}.get(f"{METADATA_PREFIX}bits", "")
+    try:
+        entries: Any = json.loads(written)["activations"]
+        return {name: _ends(int(entry["bits"]), bool(entry["signed"])) for name, entry in entries.items()}
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return {}  # a file of others, or of no grid
+
+
+def _ends(bits: int, signed: bool) -> tuple[int, int]:
+    bits = min(max(bits, 2), 8)
+    return (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if signed else (0, min(2**bits - 1, 127))
+
+
+def _is_grid_clip(graph: Graph, clip: NodeProto, quantize: NodeProto, grids: Mapping[str, tuple[int, int]]) -> bool:
+    """Whether a Clip serves this quantiser alone: it bears its name, and its bounds are the ends of the file's grid."""
+    name = quantize.name.removesuffix("/QuantizeLinear")
+    ends = grids.get(name)
+    if ends is None or clip.op_type != "Clip" or clip.name != f"{name}/Clip" or len(clip.input) < 3:
         return False
     scale = graph.constant(quantize.input[1])
     bounds = [graph.constant(name) for name in clip.input[1:3]]
-    if scale is None or scale.size != 1 or any(bound is None for bound in bounds):
+    if scale is None or scale.size != 1 or len(graph.consumers.get(clip.output[0], [])) != 1:
         return False
-    steps = np.array([float(bound) for bound in bounds if bound is not None]) / float(scale.ravel()[0])
-    return bool(np.all(np.abs(steps - np.round(steps)) < _HALF_A_STEP) and np.all(np.abs(steps) < 256))
+    steps = [float(bound) / float(scale.ravel()[0]) for bound in bounds if bound is not None and bound.size == 1]
+    return len(steps) == 2 and bool(np.all(np.abs(np.array(steps) - ends) < _HALF_A_STEP))
 
 
 def float_copy(model: onnx.ModelProto) -> onnx.ModelProto:
     """A copy without quantisation; its metadata no longer speaks of a grid."""
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
+    own = {node.name for node in copy.graph.node}
     normalise(copy)  # others' ways of writing a grid, so that all of it goes
-    without_quantisation(copy)
+    without_quantisation(copy, {node.name for node in copy.graph.node if node.op_type == "Clip"} - own)
     kept = {item.key: item.value for item in copy.metadata_props if item.key != "qdbev.bits"}
     del copy.metadata_props[:]
     helper.set_model_props(copy, kept)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import onnx
 import pytest
@@ -23,8 +25,8 @@ def model_of(*, clip: tuple[float, float] = (-0.8, 0.7), extra: list[onnx.NodePr
         "low": np.float32(clip[0]), "high": np.float32(clip[1]), "shape": np.array([1, 3, 8, 8]),
     }  # fmt: skip
     nodes = [
-        helper.make_node("Clip", ["x", "low", "high"], ["clipped"], name="clip"),
-        helper.make_node("QuantizeLinear", ["clipped", "s", "z"], ["q"], name="q"),
+        helper.make_node("Clip", ["x", "low", "high"], ["clipped"], name="tap/Clip"),
+        helper.make_node("QuantizeLinear", ["clipped", "s", "z"], ["q"], name="tap/QuantizeLinear"),
         helper.make_node("Reshape", ["q", "shape"], ["r"], name="view"),
         helper.make_node("DequantizeLinear", ["r", "s", "z"], ["dq"], name="dq"),
         helper.make_node("DequantizeLinear", ["w", "ws", "wz"], ["wdq"], name="wdq", axis=0),
@@ -37,7 +39,9 @@ def model_of(*, clip: tuple[float, float] = (-0.8, 0.7), extra: list[onnx.NodePr
         [numpy_helper.from_array(np.asarray(array), name) for name, array in stored.items()],
         value_info=[value("r", TensorProto.INT8, (1, 3, 8, 8)), value("clipped", TensorProto.FLOAT, (1, 3, 64))],
     )  # fmt: skip
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    helper.set_model_props(model, {"qdbev.bits": json.dumps({"activations": {"tap": {"bits": 4, "signed": True}}})})
+    return model
 
 
 def test_weights_are_integer_times_scale_and_nothing_else_is_left() -> None:
@@ -72,6 +76,33 @@ def test_a_clip_of_the_models_own_stays() -> None:
     shared.graph.output.append(helper.make_tensor_value_info("e", TensorProto.FLOAT, (1, 3, 64)))
     without_quantisation(shared)
     assert [node.op_type for node in shared.graph.node] == ["Clip", "Reshape", "Conv", "Relu"]
+
+
+def kept_clips(model: onnx.ModelProto) -> int:
+    return sum(node.op_type == "Clip" for node in float_copy(model).graph.node)
+
+
+def test_a_relu6_on_the_grid_stays() -> None:
+    """Its bounds are 0 and 127 steps of the very quantiser behind it, and still it is the network's."""
+    model = model_of(clip=(0.0, 12.7))
+    assert kept_clips(model) == 1
+    helper.set_model_props(model, {})
+    for node, name in zip(model.graph.node, ("tap/Clip", "tap/QuantizeLinear"), strict=False):
+        node.name = name
+    assert kept_clips(model) == 1
+    unsigned = {"activations": {"tap": {"bits": 7, "signed": False}}}
+    helper.set_model_props(model, {"qdbev.bits": json.dumps(unsigned)})
+    assert kept_clips(model) == 0  # the file says that it is the quantiser's
+    model.graph.node[0].name = "relu6/Clip"
+    assert kept_clips(model) == 1
+
+
+@pytest.mark.parametrize("bits", ["float", "{", "[1]", '{"activations": 3}', '{"activations": {"tap": {}}}'])
+def test_a_file_that_says_nothing_of_its_grid_keeps_its_clips(bits: str) -> None:
+    model = model_of()
+    assert kept_clips(model) == 0
+    helper.set_model_props(model, {"qdbev.bits": bits})
+    assert kept_clips(model) == 1
 
 
 def test_integers_into_a_bev_op_become_floats() -> None:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import importlib
 import json
+import shlex
 from pathlib import Path
 
 import onnx
 import pytest
 
-from qdbev_deploy.cli import main
+from qdbev_deploy.cli import _command_parser, main
 from qdbev_deploy.errors import ExitCode
 from qdbev_deploy.graph.float_baseline import float_copy
 from tests.engine.students import Students
@@ -26,6 +28,13 @@ def test_a_bundle_with_its_proof(
     assert "student.qdbev: short, int8, onnxruntime" in said.out
     assert "onnxruntime-emulates-int8: int8 values computed in float32" in said.out
     assert "ran in int8: 0" in said.out
+    (row,) = (line.split() for line in said.out.splitlines() if line.strip().startswith("backbone  Conv"))
+    nodes = json.loads((out / "guard.json").read_text(encoding="utf-8"))["nodes"]
+    asked = sum(node["op"] == "Conv" and node["node"].startswith("img_backbone") for node in nodes)
+    assert row[:6] == ["backbone", "Conv", str(asked), "0", str(asked), "0"]
+    assert 0 < float(row[6].rstrip("%")) < 100
+    assert 0 < float(row[7].rstrip("%")) < 100
+    assert "says nothing of int8 arithmetic on a target" in said.out
     assert "parity over 4 frames (two scenes of data), 2 of them the first of a scene" in said.out
     assert "backend onnxruntime, as asked for" in said.err
 
@@ -65,13 +74,19 @@ def test_tensorrt_without_a_gpu_is_missing(
 
 
 def test_a_float_file_for_int8(students: Students, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    path = tmp_path / "float.onnx"
+    path = tmp_path / "my file.onnx"
     onnx.save(float_copy(onnx.load(students.onnx)), path)
     arguments = ["build", "--onnx", str(path), "--int8", "--backend", "onnxruntime", "-o", str(tmp_path / "a.qdbev")]
     assert main(arguments) == ExitCode.BAD_INPUT
     said = capsys.readouterr().err
-    assert "calibrate --onnx float.onnx" in said
-    assert "build --onnx float-int8.onnx --int8" in said
+    commands = said.split("next:")[1].strip().removesuffix(".").split(" && ")
+    assert len(commands) == 2
+    for command, name in zip(commands, ("calibrate", "build"), strict=True):
+        program, found, *words = shlex.split(command)
+        assert (program, found) == ("qdbev-deploy", name)
+        module = importlib.import_module(f"qdbev_deploy.cli.{name}")
+        parsed = _command_parser(name, module).parse_args(words)
+        assert Path(parsed.onnx) == (path if name == "calibrate" else tmp_path / "my file-int8.onnx")
 
 
 def test_a_guard_that_fails(students: Students, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -141,6 +141,19 @@ def test_streaming(cli: Cli, stream_truth: Results, truth: Results):
     assert 250 <= late["age_ms_mean"] <= late["age_ms_max"] < 250 + 4 * 90
 
 
+def test_an_unstable_benchmark_is_said_to_be_one(cli: Cli, truth: Results, caplog: pytest.LogCaptureFixture):
+    bench, out = cli.folder / "bench.json", cli.folder / "scores"
+    stability = {"stable": False, "reasons": ["the clock was throttled", "another process computed"]}
+    bench.write_text(json.dumps({"latency_ms": {"samples": [60.0]}, "stability": stability}))
+    path = cli.write(truth)
+    code, report = cli(path, "--streaming", "--key-frames", "--latency-from", str(bench), "--out", str(out))
+    assert code == ExitCode.DONE
+    assert "unstable: the clock was throttled; another process computed" in caplog.text
+    assert report["streaming"]["latency_is_unstable"] == stability["reasons"]
+    assert "an unstable run" in report["streaming"]["latency"]
+    assert json.loads((out / "metrics.json").read_text())["streaming"] == report["streaming"]
+
+
 def test_a_stream_of_key_frames_without_latency_scores_as_the_official_evaluator_does(cli: Cli, truth: Results):
     path = cli.write(shifted(truth, 0.7))
     _, official = cli(path)

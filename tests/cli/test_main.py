@@ -6,8 +6,11 @@ import errno
 import json
 import os
 import resource
+import signal
 import subprocess
 import sys
+import time
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -15,6 +18,7 @@ import pytest
 
 from qdbev_deploy import __version__, cli
 from qdbev_deploy.errors import ExitCode, QdbevError
+from qdbev_deploy.files import atomic_output
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -109,6 +113,110 @@ def test_errors_become_sentences_and_exit_codes(
         assert captured.err == "error: a was found.\n  needed: b.\n  next:   type c\n"
     if isinstance(error, ModuleNotFoundError):
         assert "pip install 'qdbev-deploy[train]'" in captured.err
+
+
+_STOPPED = r"""
+import os, signal, sys, threading, time
+from types import SimpleNamespace
+from qdbev_deploy import cli
+how, number = sys.argv[1], int(sys.argv[2])
+class Buried:
+    def __del__(self):
+        signal.raise_signal(number)
+        time.sleep(0.01)
+def run(args):
+    try:
+        if how == "buried":
+            Buried()
+        elif how == "library":
+            try:
+                signal.raise_signal(number)
+            except KeyboardInterrupt:
+                raise ImportError("numpy.core.multiarray failed to import")
+        elif how == "fork":
+            if (child := os.fork()) == 0:
+                signal.raise_signal(number)
+                print("alive")
+            assert os.WTERMSIG(os.waitpid(child, 0)[1]) == number
+        else:
+            signal.raise_signal(number)
+        time.sleep(0.5)
+    finally:
+        for _ in range(3):
+            signal.raise_signal(number)
+        print("tidy")
+module = SimpleNamespace(__name__="qdbev_deploy.cli", EPILOG="", add_arguments=lambda parser: None, run=run)
+cli.importlib = SimpleNamespace(import_module=lambda name: module)
+if how == "nohup":
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    module.run = lambda args: signal.raise_signal(signal.SIGHUP) or 0
+sys.argv[1:] = ["doctor"]
+sys.exit(cli.main())
+"""
+
+
+@pytest.mark.parametrize("how", ["plainly", "buried", "library"])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_is_one_exception_and_no_traceback(how: str, number: signal.Signals) -> None:
+    """Also where Python would lose it (a destructor) or a library makes another error of it, and however often."""
+    result = subprocess.run([sys.executable, "-c", _STOPPED, how, str(int(number))], capture_output=True, text=True,
+                            timeout=60)  # fmt: skip
+    assert result.returncode == 128 + number
+    assert result.stdout == "tidy\n"
+    assert result.stderr == ("interrupted\n" if number == signal.SIGINT else f"stopped by {number.name}\n")
+
+
+def test_nohup_is_respected() -> None:
+    result = subprocess.run([sys.executable, "-c", _STOPPED, "nohup", "1"], capture_output=True, text=True, timeout=60)
+    assert (result.returncode, result.stderr) == (0, "")
+
+
+def test_a_forked_helper_is_ended_by_what_ends_it() -> None:
+    result = subprocess.run([sys.executable, "-c", _STOPPED, "fork", "15"], capture_output=True, text=True, timeout=60)
+    assert "alive" not in result.stdout
+    assert result.stderr == "stopped by SIGTERM\n"  # by the one that comes while it tidies up
+
+
+def test_a_program_that_calls_main_keeps_its_handlers() -> None:
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = [signal.getsignal(number) for number in numbers], sys.unraisablehook
+    assert cli.main(["--version"]) == ExitCode.DONE
+    assert ([signal.getsignal(number) for number in numbers], sys.unraisablehook) == before
+
+
+def test_ctrl_c_during_imports_is_no_traceback() -> None:
+    """At several moments of the first half second, in which numpy and onnx are imported."""
+    for delay_s in (0.15, 0.25, 0.4):
+        process = subprocess.Popen(
+            [sys.executable, "-c", "import runpy, sys, signal, qdbev_deploy\n"
+             "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+             "sys.argv = ['qdbev-deploy', 'check', 'none.onnx', '--target', 'ort']\nprint(flush=True)\n"
+             "runpy.run_module('qdbev_deploy', run_name='__main__')"],
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        assert process.stdout is not None
+        process.stdout.readline()
+        for _ in range(3):
+            time.sleep(delay_s / 3)
+            process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=60)
+        assert process.returncode in (ExitCode.INTERRUPTED, ExitCode.BAD_INPUT, -signal.SIGINT)  # or it was done
+        assert "Traceback" not in errors
+        assert "Exception ignored" not in errors
+
+
+def test_a_full_disk_is_named_by_what_was_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A write that fails does not say of which file it was."""
+
+    def write() -> None:
+        with atomic_output(tmp_path / "out.json"):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(cli.importlib, "import_module", lambda _: command_that(write))
+    assert cli.main(["doctor"]) == ExitCode.MISSING
+    assert capsys.readouterr().err.startswith(f"error: {tmp_path / 'out.json'}: No space left on device.\n")
 
 
 def test_errors_for_machines(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

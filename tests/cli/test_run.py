@@ -113,6 +113,35 @@ def test_what_is_refused(
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("out", ["x.json", "", "deeper/folder"])
+def test_nothing_is_written_into_a_bundle(
+    students: Students, synthetic_dataroot: Path, out: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = sorted(students.bundle.path.iterdir())
+    given = ["run", str(students.bundle.path), "--dataroot", str(synthetic_dataroot), "--max-frames", "1"]
+    assert main([*given, "--out", str(students.bundle.path / out)]) == ExitCode.USAGE
+    assert "lies in the bundle" in capsys.readouterr().err
+    assert sorted(students.bundle.path.iterdir()) == before
+
+
+def test_a_benchmark_of_another_bundle_is_refused(
+    students: Students, synthetic_dataroot: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bench = tmp_path / "bench.json"
+    arguments = ["evaluate", str(students.bundle.path), "--dataroot", str(synthetic_dataroot), "--json", "--streaming",
+                 "--key-frames", "--latency-from", str(bench)]  # fmt: skip
+    document = {"latency_ms": {"samples": [60.0]}, "bundle": {"manifest_sha256": "ab" * 32}}
+    bench.write_text(json.dumps(document))
+    assert main(arguments) == ExitCode.BAD_INPUT
+    assert "measured another bundle" in json.loads(capsys.readouterr().out)["error"]["found"]
+    document["bundle"] = {"manifest_sha256": students.bundle.manifest_sha256}
+    bench.write_text(json.dumps(document))
+    assert main(arguments) == ExitCode.DONE
+    said = json.loads(capsys.readouterr().out)["streaming"]
+    assert said["latency_of_manifest"] == students.bundle.manifest_sha256
+    assert said["latency_is_unstable"] == []
+
+
 def test_a_broken_bundle_writes_nothing(
     students: Students, synthetic_dataroot: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

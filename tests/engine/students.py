@@ -21,17 +21,18 @@ SPEC: VariantSpec = dataclasses.replace(
 
 @dataclass(frozen=True)
 class Students:
-    """One student: its file, eight frames of two scenes for it, and its bundle on ONNX Runtime."""
+    """One student: its file, frames of two scenes for it, and its bundle on ONNX Runtime."""
 
     onnx: Path
     drive: tuple[StreamFrame, ...]
     bundle: Bundle
 
 
-def make_students(folder: Path, **options: Any) -> Students:
-    """`options` are those of ExportOptions."""
+def make_students(folder: Path, *, verify: bool = True, count: int = 8, **options: Any) -> Students:
+    """`options` are those of ExportOptions; `count` frames, and without `verify` no proof in the bundle."""
     model, recipe = student(SPEC)
     path = folder / "student.onnx"
     export_onnx(model, path, recipe=recipe, verify=False, **options)
-    drive = tuple(frames(SPEC, ExportOptions(**options), count=8))
-    return Students(path, drive, build(path, folder / "student.qdbev", backend="onnxruntime", frames=drive))
+    drive = tuple(frames(SPEC, ExportOptions(**options), count=count))
+    bundle = build(path, folder / "student.qdbev", backend="onnxruntime", frames=drive, verify=verify)
+    return Students(path, drive, bundle)

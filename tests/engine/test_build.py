@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -54,8 +56,8 @@ class TestTheFile:
         onnx.save(float_copy(onnx.load(students.onnx)), path)
         error = refused(path, "float.onnx holds no QuantizeLinear")
         assert error.next_step == (
-            "qdbev-deploy calibrate --onnx float.onnx --recipe w8a8 -o float-int8.onnx, "
-            "then qdbev-deploy build --onnx float-int8.onnx --int8"
+            f"qdbev-deploy calibrate --onnx {path} --recipe w8a8 --dataroot DIR -o {tmp_path}/float-int8.onnx && "
+            f"qdbev-deploy build --onnx {tmp_path}/float-int8.onnx --int8"
         )
 
     def test_broken_files(self, students: Students, tmp_path: Path) -> None:
@@ -70,6 +72,9 @@ class TestTheFile:
     def test_inputs_of_another_contract(self, students: Students, tmp_path: Path) -> None:
         def rename(model: onnx.ModelProto) -> None:
             model.graph.input[3].name = "canbus"
+            for node in model.graph.node:
+                for index, name in enumerate(node.input):
+                    node.input[index] = "canbus" if name == "can_bus" else name
 
         refused(
             saved(students, tmp_path, rename), r"has as input 4 'canbus', float32 \[18\]. Needed: input 4 'can_bus'"
@@ -103,6 +108,7 @@ class TestTheFile:
         refused(saved(students, tmp_path, fewer), "has 2 outputs. Needed: output 3 'outputs_coords'")
 
         def more(model: onnx.ModelProto) -> None:
+            model.graph.node.append(helper.make_node("Identity", ["use_prev_bev"], ["extra"], name="extra"))
             model.graph.output.append(helper.make_tensor_value_info("extra", TensorProto.FLOAT, [1]))
 
         refused(saved(students, tmp_path, more), "has a further output 'extra'")
@@ -196,6 +202,7 @@ class TestWhatFails:
         assert "out.guard.json" in caught.value.next_step
         assert [path.name for path in tmp_path.iterdir()] == ["out.guard.json"]
         report = json.loads((tmp_path / "out.guard.json").read_text(encoding="utf-8"))
+        assert report["schema"] == "qdbev-guard/1"
         assert report["passed"] is False
         assert 0 < report["ran_int8"] < report["asked_int8"]
         assert len(report["fell_back"]) == report["asked_int8"] - report["ran_int8"] - report["folded"]
@@ -253,6 +260,33 @@ class TestWhatFails:
         monkeypatch.setattr(OnnxRuntimeBackend, "build", forgetful)
         with pytest.raises(QdbevError, match=r"img_backbone\.conv1/Conv \(unclaimed\)"):
             built(students.onnx, tmp_path / "out.qdbev", fused=True)
+
+    def test_somebody_elses_reports_stay(self, students: Students, tmp_path: Path) -> None:
+        """Of the same names: a folder, a file of others; they neither end a build nor are they lost."""
+        (tmp_path / "out.guard.json").mkdir()
+        (tmp_path / "out.parity.json").write_text('{"schema": "my own"}')
+        with pytest.raises(QdbevError, match="did not run in it") as caught:
+            built(students.onnx, tmp_path / "out.qdbev", fused=True)
+        assert "out.guard-2.json" in caught.value.next_step
+        assert json.loads((tmp_path / "out.guard-2.json").read_text(encoding="utf-8"))["passed"] is False
+        built(students.onnx, tmp_path / "out.qdbev")
+        assert {path.name for path in tmp_path.iterdir()} == {"out.guard.json", "out.parity.json", "out.qdbev"}
+        assert (tmp_path / "out.parity.json").read_text() == '{"schema": "my own"}'
+
+    def test_a_report_that_cannot_be_removed_fails_no_build(
+        self, students: Students, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        report = tmp_path / "out.guard.json"
+        report.write_text('{"schema": "qdbev-guard/1"}')
+        real = Path.unlink
+
+        def unlink(self: Path, missing_ok: bool = False) -> None:
+            if self == report:
+                raise PermissionError(13, "Permission denied", str(self))
+            real(self, missing_ok=missing_ok)
+
+        monkeypatch.setattr(Path, "unlink", unlink)
+        assert built(students.onnx, tmp_path / "out.qdbev").path.is_dir()
 
     def test_what_is_not_proved_is_said(self, students: Students, tmp_path: Path) -> None:
         found = built(students.onnx, tmp_path / "out.qdbev")
@@ -314,6 +348,17 @@ class TestTheName:
         assert [path.name for path in out.iterdir()] == ["thesis.txt"]
         assert list(tmp_path.iterdir()) == [out]
 
+    def test_a_name_that_is_taken_after_the_build(
+        self, students: Students, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Another build may have replaced it, or be between its two renames: what was built is told all the same."""
+        module = importlib.import_module("qdbev_deploy.engine.build")
+        monkeypatch.setattr(module, "_forget", lambda path: shutil.rmtree(tmp_path / "a.qdbev", ignore_errors=True))
+        found = built(students.onnx, tmp_path / "a.qdbev")
+        assert found.path == tmp_path / "a.qdbev"
+        assert not found.path.exists()
+        assert found.manifest["parity"]["passed"] is None
+
     def test_the_default_is_the_files_name_here(
         self, students: Students, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -327,18 +372,30 @@ COMMAND = [sys.executable, "-m", "qdbev_deploy.cli", "build", "--int8", "--backe
 ALONE = {**os.environ, "OMP_NUM_THREADS": "1"}
 
 
-@pytest.mark.parametrize("moment", ["engine built", "at once", "parity", "sealing"])
-def test_ctrl_c_leaves_nothing(students: Students, synthetic_dataroot: Path, tmp_path: Path, moment: str) -> None:
-    """At any moment of the build; a bundle that stood there stays as it was."""
+@pytest.mark.parametrize(
+    ("moment", "number", "times"),
+    [
+        ("at once", signal.SIGINT, 1), ("engine built", signal.SIGTERM, 1), ("parity", signal.SIGINT, 3),
+        ("sealing", signal.SIGHUP, 1),
+    ],
+)  # fmt: skip
+def test_a_signal_leaves_nothing(
+    students: Students, tmp_path: Path, moment: str, number: signal.Signals, times: int
+) -> None:
+    """At any moment of the build, however often; a bundle that stood there stays as it was."""
     script = (
-        "import pathlib, signal, sys, time\n"
+        "import contextlib, pathlib, signal, sys, time\n"
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a shell's background job ignores it otherwise
         "from qdbev_deploy import cli\n"
         "import qdbev_deploy.engine.build\n"
         "module = sys.modules['qdbev_deploy.engine.build']\n"
         "def wait(*arguments, **more):\n"
         "    pathlib.Path(sys.argv[1]).touch()\n"
-        "    time.sleep(60)\n"
+        "    try:\n"
+        "        time.sleep(60)\n"
+        "    finally:\n"
+        "        time.sleep(0.3)\n"  # what tidies up takes its time, and is not disturbed
+        "module._frames_for = lambda *_: contextlib.nullcontext(('noise', iter(())))\n"
         "moment = sys.argv[2]\n"
         "if moment == 'at once': module.read_source = wait\n"
         "if moment == 'engine built': module.judge = wait\n"
@@ -348,33 +405,38 @@ def test_ctrl_c_leaves_nothing(students: Students, synthetic_dataroot: Path, tmp
     )
     work = tmp_path / "work"
     work.mkdir()
-    old = built(students.onnx, work / "out.qdbev")
-    before = {path.name: path.read_bytes() for path in old.path.iterdir()}
+    old = shutil.copytree(students.bundle.path, work / "out.qdbev")
+    before = {path.name: path.read_bytes() for path in old.iterdir()}
     reached = tmp_path / "reached"
+    scratch = tmp_path / "tmp"
+    scratch.mkdir()
     process = subprocess.Popen(
         [sys.executable, "-c", script, str(reached), moment, *COMMAND[3:], "--onnx", str(students.onnx),
-         "--dataroot", str(synthetic_dataroot), "-o", str(work / "out.qdbev")],
-        stderr=subprocess.PIPE, env=ALONE, text=True,
+         "-o", str(work / "out.qdbev"), *([] if moment == "parity" else ["--no-verify"])],
+        stderr=subprocess.PIPE, env={**ALONE, "TMPDIR": str(scratch)}, text=True,
     )  # fmt: skip
     deadline = time.monotonic() + 120
     while not reached.exists() and time.monotonic() < deadline and process.poll() is None:
         time.sleep(0.05)
-    process.send_signal(signal.SIGINT)
+    for _ in range(times):
+        process.send_signal(number)
+        time.sleep(0.1)
     _, errors = process.communicate(timeout=60)
     assert reached.exists(), errors
-    assert process.returncode == ExitCode.INTERRUPTED, errors
+    assert process.returncode == 128 + number, errors
+    assert "Traceback" not in errors
+    assert not list(scratch.iterdir())
     assert [path.name for path in work.iterdir()] == ["out.qdbev"]
-    assert {path.name: path.read_bytes() for path in old.path.iterdir()} == before
+    assert {path.name: path.read_bytes() for path in old.iterdir()} == before
 
 
 def test_two_builds_into_one_name(students: Students, tmp_path: Path) -> None:
     """Whoever is last has it, whole; nothing of the other is left."""
     command = [*COMMAND, "--no-verify", "--onnx", str(students.onnx), "-o", str(tmp_path / "out.qdbev")]
-    for _ in range(2):
-        both = [subprocess.Popen(command, env=ALONE, stdout=subprocess.DEVNULL) for _ in range(2)]
-        assert [process.wait(timeout=120) for process in both] == [0, 0]
-        assert [path.name for path in tmp_path.iterdir()] == ["out.qdbev"]
-        Bundle.open(tmp_path / "out.qdbev").engine().close()
+    both = [subprocess.Popen(command, env=ALONE, stdout=subprocess.DEVNULL) for _ in range(2)]
+    assert [process.wait(timeout=120) for process in both] == [0, 0]
+    assert [path.name for path in tmp_path.iterdir()] == ["out.qdbev"]
+    Bundle.open(tmp_path / "out.qdbev").engine().close()
 
 
 def test_options_name_every_field() -> None:

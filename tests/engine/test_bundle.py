@@ -13,7 +13,8 @@ import pytest
 
 from qdbev_deploy.contract import stream_inputs
 from qdbev_deploy.engine import Bundle, backends, bundle, compatibility
-from qdbev_deploy.engine.documents import CONTRACT, LAYERS, MANIFEST
+from qdbev_deploy.engine.backends import backend_named
+from qdbev_deploy.engine.documents import CONTRACT, LAYERS, MANIFEST, contract_document
 from qdbev_deploy.errors import ExitCode, QdbevError
 from qdbev_deploy.machine import Driver, Gpu
 from tests.engine.students import SPEC, Students
@@ -155,7 +156,7 @@ def test_only_what_is_listed_is_loaded(copied: Path, field: str, name: str) -> N
         (lambda m: m.pop("files"), "no usable field 'files'"),
         (lambda m: m.update(build={}), "no usable field 'build.options'"),
         (lambda m: m.update(extra_files="model.onnx"), "no usable field 'extra_files'"),
-        (lambda m: m.update(extra_files=[1]), "does not list 1"),
+        (lambda m: m.update(extra_files=[1]), "no usable field 'extra_files'"),
         (lambda m: m.update(engine_file=["model.onnx"]), "no usable field 'engine_file'"),
         (lambda m: m.update(gpu="H200"), "no usable field 'gpu'"),
         (lambda m: m.update(backend="tflite"), "for the backend 'tflite'"),
@@ -166,6 +167,84 @@ def test_only_what_is_listed_is_loaded(copied: Path, field: str, name: str) -> N
 )
 def test_a_manifest_that_is_none(copied: Path, change: Callable[[dict[str, Any]], object], match: str) -> None:
     changed(copied, change)
+    refused(copied, match)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("extra_files", [[]]), ("gpu.compute_capability", None), ("gpu.compute_capability", 8),
+        ("gpu.compute_capability", [8]), ("gpu.compute_capability", ["8", "7"]), ("gpu.name", 5),
+        ("build.options.threads", "lots"), ("build.options.threads", 10**12), ("build.options.threads", -5),
+        ("build.options.threads", True), ("build.options.fused", "no"), ("build.options.precision", "int3"),
+        ("build.options.version_compatible", 1), ("build.opens_with.provider", [1]), ("build.opens_with", []),
+        ("build.notes", "text"), ("machine", 5), ("versions", {"onnxruntime": 1}), ("build.command", 5),
+        ("build.command", "qdbev-deploy build --onnx a.onnx; rm -rf x"), ("build.command", "rm -rf x"),
+        ("build.command", "qdbev-deploy build --onnx $(reboot)"), ("build.command", "qdbev-deploy build '\x1b[2J'"),
+        ("build.command", "qdbev-deploy build 'a\nb'"), ("build.command", "qdbev-deploy build 'a"),
+        ("build.notes", ["\x1b[2Jnothing to see"]),
+    ],
+)  # fmt: skip
+def test_a_field_that_is_none(copied: Path, field: str, value: Any) -> None:
+    def damage(manifest: dict[str, Any]) -> None:
+        if field.startswith("gpu"):
+            manifest["gpu"] = {"name": "Orin", "compute_capability": [8, 7]}
+        *parts, name = field.split(".")
+        for part in parts:
+            manifest = manifest[part]
+        manifest[name] = value
+
+    changed(copied, damage)
+    error = refused(copied, f"no usable field '{field}'")
+    assert "\x1b" not in str(error)
+
+
+@pytest.mark.parametrize("name", [LAYERS, CONTRACT, "guard.json"])
+def test_a_report_is_no_engine(copied: Path, name: str) -> None:
+    changed(copied, lambda manifest: manifest.update(engine_file=name))
+    refused(copied, f"the engine loads {name}")
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        (lambda m: m["parity"].update(passed=False), "'parity.passed' what parity.json does not"),
+        (lambda m: m["parity"].update(frames=10_000), "'parity.frames'"),
+        (lambda m: m.update(parity={}), "'parity.box_center_m'"),
+        (lambda m: m["precision"].update(passed=False), "'precision.passed' what guard.json does not"),
+        (lambda m: m["precision"].update(emulated=False), "'precision.emulated'"),
+        (lambda m: m["precision"].update(precision="fp32"), "'precision.precision'"),
+        (lambda m: m["precision"].update(ran_int8=99), "'precision.ran_int8'"),
+        (lambda m: m["precision"].update(macs=[]), "'precision.macs'"),
+        (lambda m: m.update(precision={}), "'precision.allowed'"),
+        (lambda m: m["files"].pop("guard.json"), "does not list 'guard.json'"),
+        (lambda m: m["files"].pop("parity.json"), "speaks of a parity, and there is no parity.json"),
+    ],
+)
+def test_a_manifest_that_says_other_than_its_reports(
+    copied: Path, change: Callable[[dict[str, Any]], object], match: str
+) -> None:
+    changed(copied, change)
+    refused(copied, match)
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "match"),
+    [
+        ("guard.json", lambda d: d.update(passed=False), "the precision guard did not pass"),
+        ("guard.json", lambda d: d["nodes"][0].update(allowed=""), "the precision guard did not pass"),
+        ("guard.json", lambda d: d.update(nodes=3), "no list of nodes"),
+        ("guard.json", lambda d: d.update(schema="other"), "not of schema 'qdbev-guard/1'"),
+        ("parity.json", lambda d: d.update(passed=False), "parity did not pass"),
+        ("parity.json", lambda d: d.update(failures=["far off"]), "parity did not pass"),
+        ("parity.json", lambda d: d.pop("same_state"), "is not whole"),
+        ("parity.json", lambda d: d.update(own_state=[]), "is not whole"),
+        ("parity.json", lambda d: d.update(schema="other"), "not of schema 'qdbev-engine-parity/1'"),
+    ],
+)
+def test_a_report_that_did_not_pass(copied: Path, name: str, change: Any, match: str) -> None:
+    """With its hash in the manifest, as somebody would write it who wants the bundle to be used all the same."""
+    changed(copied, change, name)
     refused(copied, match)
 
 
@@ -218,6 +297,28 @@ def test_what_is_no_bundle(tmp_path: Path) -> None:
     refused(tmp_path, "manifest.json is not there")
 
 
+def test_a_model_that_is_none_though_its_hash_is_right(copied: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bundle, "backend_named", backend_named)
+    whole = (copied / "model.onnx").read_bytes()
+    for content in (whole[: len(whole) // 2], b"", b"no model"):
+        (copied / "model.onnx").write_bytes(content)
+        reseal(copied, "model.onnx")
+        with pytest.raises(QdbevError, match=r"ONNX Runtime cannot load model\.onnx|the model's input") as caught:
+            Bundle.open(copied).engine()
+        assert caught.value.exit_code == ExitCode.BAD_INPUT
+
+
+def test_a_model_of_another_contract(copied: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A contract that is whole in itself, beside a model that is another's."""
+    monkeypatch.setattr(bundle, "backend_named", backend_named)
+    other = contract_document(SPEC, "fp16", "uint8")
+    changed(copied, lambda contract: contract.update(json.loads(json.dumps(other))), CONTRACT)
+    with pytest.raises(
+        QdbevError, match=r"the model's input image, prev_bev: \[\('float32'.*the bundle's contract says"
+    ):
+        Bundle.open(copied).engine()
+
+
 def test_a_change_after_opening_is_seen(copied: Path) -> None:
     found = Bundle.open(copied)
     (copied / "model.onnx").write_bytes(b"x" * (copied / "model.onnx").stat().st_size)
@@ -237,6 +338,7 @@ class TestMachine:
                 backend="tensorrt", versions={"tensorrt": "10.3.0"},
                 gpu={"name": "Orin", "compute_capability": [8, 7]},
             )  # fmt: skip
+            manifest["precision"]["emulated"] = False
 
         changed(copied, dress)
 
@@ -270,18 +372,25 @@ class TestMachine:
         self.here(monkeypatch, (7, 5), "10.3.0")
         refused(plan, "was built for Orin", ExitCode.MISSING)
 
-    @pytest.mark.parametrize("version", ["10.3.1", "10.4.0", "8.6.1", None])
+    @pytest.mark.parametrize("version", ["10.3.1", "10.4.0", "8.6.1", "", None])
     def test_another_tensorrt(self, plan: Path, monkeypatch: pytest.MonkeyPatch, version: str | None) -> None:
         self.here(monkeypatch, (8, 7), version)
         error = refused(plan, "was built with TensorRT 10.3.0", ExitCode.MISSING)
         assert "build it again here" in error.next_step
+        # Two unknown ones are not the same.
+        changed(plan, lambda manifest: manifest["versions"].update(tensorrt="some"))
+        refused(plan, "was built with TensorRT some", ExitCode.MISSING)
 
     def test_a_plan_for_later_releases(self, plan: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         changed(plan, lambda manifest: manifest["build"]["options"].update(version_compatible=True))
         self.here(monkeypatch, (8, 7), "10.13.3")
         Bundle.open(plan)
-        self.here(monkeypatch, (8, 7), "11.0.0")
-        refused(plan, "TensorRT 10.3.0", ExitCode.MISSING)
+        self.here(monkeypatch, (8, 7), "10.3.0.26")
+        Bundle.open(plan)
+        for version in ("11.0.0", "10.2.9", "8.6.1", "10", "", None):  # older ones do not read what later ones wrote
+            self.here(monkeypatch, (8, 7), version)
+            error = refused(plan, "was built with TensorRT 10.3.0", ExitCode.MISSING)
+            assert "TensorRT 10.3.0 or a later 10" in error.needed
 
     def test_another_kind_of_processor(self, plan: Path) -> None:
         changed(plan, lambda manifest: manifest.update(machine="riscv64"))

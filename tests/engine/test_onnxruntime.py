@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +47,20 @@ def test_a_session_equals_a_plain_loop_bit_for_bit(students: Students) -> None:
             np.testing.assert_array_equal(output.coords, coords)
         assert output.reset is False
     assert sum(np.array_equal(a[1], b[1]) for a, b in itertools.pairwise(expected)) == 0
+
+
+def test_nothing_is_gathered_about_its_users(students: Students, tmp_path: Path) -> None:
+    """ONNX Runtime keeps a database and an id in the home folder, unless it is told not to before it is imported."""
+    code = (
+        "import sys, time; from qdbev_deploy.engine import Bundle; Bundle.open(sys.argv[1]).engine(); time.sleep(0.3)"
+    )
+    gathers = {"ORT_DISABLE_TELEMETRY", "XDG_CACHE_HOME"}
+    env = {name: value for name, value in os.environ.items() if name not in gathers}
+    subprocess.run(
+        [sys.executable, "-c", code, str(students.bundle.path)], check=True,
+        env=env | {"HOME": str(tmp_path), "TMPDIR": str(tmp_path)},
+    )  # fmt: skip
+    assert not list(tmp_path.iterdir())
 
 
 def test_half_precision_state_and_camera_frames(native_students: Students) -> None:

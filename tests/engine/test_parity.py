@@ -19,10 +19,11 @@ Change = Callable[[str, np.ndarray], np.ndarray]
 class Faulty:
     """An engine around a real one, whose outputs are changed on the way."""
 
-    def __init__(self, students: Students, change: Change = lambda name, array: array, loses_state: bool = False):
+    def __init__(self, students: Students, change: Change = lambda name, array: array, loses_state: bool = False,
+                 reads_state: bool = False):  # fmt: skip
         self.engine = students.bundle.engine()
         self.inputs, self.outputs = self.engine.inputs, self.engine.outputs
-        self.change, self.loses_state = change, loses_state
+        self.change, self.loses_state, self.reads_state = change, loses_state, reads_state
 
     def stream(self, options: Any = None) -> Any:
         return FaultyStream(self, self.engine.stream())
@@ -36,6 +37,8 @@ class FaultyStream:
         if self.engine.loses_state and not isinstance(prev_bev, np.ndarray):
             prev_bev, use_prev_bev = None, False
         handle, classes, coords = self.stream.step(image, prev_bev, use_prev_bev, *rest)
+        if self.engine.reads_state and isinstance(prev_bev, np.ndarray):
+            classes = classes + 0 * prev_bev.astype(np.float32).sum()
         return handle, self.engine.change("classes", classes), self.engine.change("coords", coords)
 
     def read_state(self, handle: Any) -> np.ndarray:
@@ -74,6 +77,12 @@ def test_the_manifests_proof_is_this_one(students: Students) -> None:
     whole = json.loads((students.bundle.path / "parity.json").read_text(encoding="utf-8"))
     assert whole["same_state"]["outputs_relative"] == summary["outputs_relative"]
     assert whole["asked"]["relative"] == TOLERANCES["fp32"].relative
+
+
+def test_an_engine_that_reads_the_state_of_a_first_frame_fails(students: Students) -> None:
+    """It multiplies by the flag, say: on a device whose buffers begin as zeros nobody would see it."""
+    report = proved(students, count=4, reads_state=True)
+    assert any("output 'outputs_classes' differs by nan" in failure for failure in report.failures)
 
 
 @pytest.mark.parametrize("name", ["bev_embed", "classes", "coords"])

@@ -70,6 +70,23 @@ def test_latencies_come_from_a_benchmark(tmp_path: Path):
     assert Latency.from_bench(bench) == Latency((3.0, 4.5), "2 samples of bench.json")
 
 
+def test_what_a_benchmark_says_of_itself_is_kept(tmp_path: Path):
+    bench = tmp_path / "bench.json"
+    document = {"latency_ms": {"samples": [3.0]}, "bundle": {"manifest_sha256": "ab"}}
+    for stability, unstable in (
+        ({"stable": True, "reasons": []}, ()),
+        ({"stable": False, "reasons": ["it drifts"]}, ("it drifts",)),
+        ({"stable": False}, ("the benchmark does not say why",)),
+        ("steady", ()),
+    ):
+        bench.write_text(json.dumps(document | {"stability": stability}))
+        found = Latency.from_bench(bench)
+        assert (found.unstable, found.bundle) == (unstable, "ab")
+        assert ("unstable" in found.source) == bool(unstable)
+    bench.write_text(json.dumps({"latency_ms": {"samples": [3.0]}, "bundle": 3}))
+    assert Latency.from_bench(bench).bundle is None
+
+
 @pytest.mark.parametrize(
     ("samples", "said"),
     [
@@ -89,7 +106,7 @@ def test_a_sample_that_is_no_latency_is_named_with_its_index(tmp_path: Path, sam
         Latency.from_bench(bench)
     assert re.search(said, caught.value.found)
     assert "bench.json" in caught.value.found
-    assert "qdbev-deploy bench" not in caught.value.next_step, "there is no such command yet"
+    assert "qdbev-deploy bench BUNDLE -o BENCH.json" in caught.value.next_step
 
 
 @pytest.mark.parametrize(
