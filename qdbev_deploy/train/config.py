@@ -13,7 +13,7 @@ Precision = Literal["fp32", "bf16", "fp16"]
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """Sizes, rates and seeds. The defaults are those of the shipped micro."""
+    """Sizes, rates and seeds."""
 
     variant: str = "micro"
     steps: int = 10_000
@@ -25,7 +25,10 @@ class TrainConfig:
     weight_decay: float = 0.01
     warmup_steps: int = 200
     clip_norm: float = 35.0
-    dense_weight: float = 1.0  # of the auxiliary heatmap on the BEV; 0 turns it off
+    dense_weight: float = 1.0  # of the auxiliary heatmap and boxes on the BEV; 0 turns them off
+    query_groups: int = 1  # of object queries; all but the first exist in training alone
+    dropout: float | None = None  # None: the variant's
+    freeze_norm_from: int | None = None  # step from which batch norms keep their statistics; None: never
     mirror: bool = True
     precision: Precision = "fp32"
     seed: int = 0
@@ -37,9 +40,11 @@ class TrainConfig:
     distillation: Distillation | None = None
 
     def __post_init__(self) -> None:
-        for name in ("steps", "queue", "batch", "calibration_frames"):
+        for name in ("steps", "queue", "batch", "query_groups", "calibration_frames"):
             if getattr(self, name) < 1:
-                raise QdbevError(f"{name} {getattr(self, name)}", "at least 1", f"pass another --{name}")
+                raise QdbevError(
+                    f"{name} {getattr(self, name)}", "at least 1", f"pass another --{name.replace('_', '-')}"
+                )
         if not self.lr > 0:
             raise QdbevError(f"a learning rate of {self.lr}", "a positive number", "pass another --lr")
         if self.precision not in ("fp32", "bf16", "fp16"):

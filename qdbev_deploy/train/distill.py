@@ -48,11 +48,16 @@ class Distillation:
 
 
 def _divergence(teacher: Tensor, student: Tensor, tau: float) -> Tensor:
-    """Pointwise KL terms of softmaxes over the last axis; their sum over it is the divergence."""
+    """KL of softmaxes over the last axis, place by place: terms of at least 0, whose sum is the divergence.
+
+    A term is p log(p / q) - p + q. What it has beside p log(p / q) sums to zero over the places; without it, places
+    where the student says more than the teacher would count as negative, and the product be lowest far from both.
+    """
     wide = torch.promote_types(student.dtype, torch.float32)
     log_teacher = F.log_softmax(teacher.detach().to(wide) / tau, dim=-1)
     log_student = F.log_softmax(student.to(wide) / tau, dim=-1)
-    return log_teacher.exp() * (log_teacher - log_student)
+    difference = log_teacher - log_student
+    return log_teacher.exp() * (difference + torch.expm1(-difference))
 
 
 def image_loss(teacher: list[Tensor], student: list[Tensor], tau: float) -> Tensor:

@@ -27,8 +27,15 @@ def _layer_loss(logits: Tensor, codes: Tensor, targets: Targets, code_weights: T
 def detection_loss(
     classes: Tensor, coords: Tensor, targets: Targets, code_weights: Tensor
 ) -> tuple[Tensor, dict[str, float]]:
-    """Sum over layers, and its parts for the log. classes, coords [layers, 1, Q, 10]"""
-    layers = [_layer_loss(logits, codes, targets, code_weights) for logits, codes in zip(classes[:, 0], coords[:, 0])]
-    total = torch.stack([part for layer in layers for part in layer]).sum()
-    class_loss, box_loss = layers[-1]
+    """Sum over layers, mean over groups of queries, and the first group's parts for the log.
+
+    classes, coords [layers, groups, Q, 10]
+    """
+    groups = classes.shape[1]
+    layers = [
+        [_layer_loss(classes[layer, group], coords[layer, group], targets, code_weights) for group in range(groups)]
+        for layer in range(len(classes))
+    ]
+    total = torch.stack([part for layer in layers for parts in layer for part in parts]).sum() / groups
+    class_loss, box_loss = layers[-1][0]
     return total, {"class": float(class_loss.detach()), "box": float(box_loss.detach())}

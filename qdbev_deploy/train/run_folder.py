@@ -44,6 +44,18 @@ class RunFolder:
         with atomic_output(self.path / "state.pt") as partial:
             torch.save(state, partial)
 
+    def require_state(self) -> dict[str, Any]:
+        """The last state, of a run that another begins from."""
+        if not (self.path / "state.pt").is_file():
+            raise QdbevError(
+                f"{self.path} holds no state of a training run",
+                "the --out folder of a run that saved one",
+                "pass a checkpoint or another folder as --init",
+            )
+        state = self.load_state()
+        assert state is not None
+        return state
+
     def load_state(self) -> dict[str, Any] | None:
         """The last state saved; None where the run was killed before its first."""
         if not (self.path / "state.pt").exists():

@@ -43,11 +43,23 @@ def test_levels_are_averaged_and_views_kept_apart() -> None:
 
 
 def test_bev_loss_by_hand() -> None:
-    # Two cells, two channels; only channel 0 differs. Its pointwise terms stay apart, divided by C = 2.
+    # Two cells, two channels; only channel 0 differs. Its terms p log(p / q) - p + q stay apart, divided by C = 2.
     teacher = torch.tensor([[LOG3, 5.0], [0.0, 5.0]]).reshape(2, 1, 2)
     student = torch.tensor([[0.0, 7.0], [0.0, 7.0]]).reshape(2, 1, 2)
-    expected = [0.75 * math.log(1.5) / 2, 0.25 * math.log(0.5) / 2]
+    expected = [(0.75 * math.log(1.5) - 0.75 + 0.5) / 2, (0.25 * math.log(0.5) - 0.25 + 0.5) / 2]
     assert bev_loss(teacher, student, 1.0).tolist() == pytest.approx(expected)
+
+
+def test_no_cell_gains_by_leaving_the_teacher() -> None:
+    """A cell's loss is never negative, or a student would be paid for images that are wrong; the sum is the KL."""
+    _, teacher = maps(0)
+    _, student = maps(1)
+    cells = bev_loss(teacher, student, 1.0)
+    assert bool((cells > 0).all())
+    divergence = torch.nn.functional.kl_div(
+        student[:, 0].T.log_softmax(-1), teacher[:, 0].T.softmax(-1), reduction="sum"
+    )
+    assert float(cells.sum()) == pytest.approx(float(divergence) / 3)
 
 
 def test_view_guided_product_by_hand() -> None:

@@ -11,7 +11,7 @@ import torch
 
 from qdbev_deploy.boxes import Boxes
 from qdbev_deploy.contract import VARIANTS
-from qdbev_deploy.train.dense import DenseHead, heatmap
+from qdbev_deploy.train.dense import BevHead, ImageHead, bumps, heatmap_loss
 from qdbev_deploy.train.losses import detection_loss
 from qdbev_deploy.train.matching import Targets, assign, focal_parts, targets_of
 
@@ -67,6 +67,16 @@ def test_a_perfect_prediction_costs_nearly_nothing_and_every_layer_counts() -> N
     assert float(worse - perfect) == pytest.approx(0.25 * 4.0 / 3, rel=1e-3)
 
 
+def test_groups_of_queries_are_matched_apart_and_averaged() -> None:
+    targets = some_targets()
+    generator = torch.Generator().manual_seed(0)
+    logits, coords = torch.randn(2, 3, 6, 10, generator=generator), torch.randn(2, 3, 6, 10, generator=generator)
+    alone = [detection_loss(logits[:, [group]], coords[:, [group]], targets, WEIGHTS) for group in range(3)]
+    together, parts = detection_loss(logits, coords, targets, WEIGHTS)
+    assert float(together) == pytest.approx(sum(float(loss) for loss, _ in alone) / 3, rel=1e-5)
+    assert parts == pytest.approx(alone[0][1])  # the log speaks of the model's own queries
+
+
 def test_unknown_velocity_does_not_count() -> None:
     targets = some_targets(1)
     targets.codes[0, 8:] = float("nan")
@@ -98,26 +108,100 @@ def test_objects_outside_the_range_are_left_out() -> None:
     assert targets_of(boxes, SPEC).labels.tolist() == [4]
 
 
-def test_every_object_has_its_peak() -> None:
-    targets = some_targets()
-    maps = heatmap(targets, SPEC)
-    assert maps.shape == (10, 50, 50)
-    for code, label in zip(targets.codes, targets.labels):
-        column = int((float(code[0]) + 51.2) / 102.4 * 50)
-        row = int((float(code[1]) + 51.2) / 102.4 * 50)
-        assert maps[label, row, column] == 1
+def test_every_object_has_its_bump() -> None:
+    cells, sigmas = torch.tensor([[3.0, 1.0], [3.0, 2.0], [5.0, 4.0]]), torch.tensor([0.5, 2.0, 0.5])
+    maps = bumps(cells, sigmas, torch.tensor([1, 1, 0]), 3, (6, 8))
+    assert maps.shape == (3, 6, 8)
+    assert maps[1, 1, 3] == maps[1, 2, 3] == maps[0, 4, 5] == 1
     assert int((maps == 1).sum()) == 3
+    assert float(maps[1, 1, 4]) == pytest.approx(math.exp(-(1 + 1) / (2 * 4)))  # the wider bump of the two
+    assert not maps[2].any()
 
 
-def test_the_heatmap_can_be_learned() -> None:
+def perfect_logits(wanted: torch.Tensor) -> torch.Tensor:
+    return torch.where(wanted == 1, 15.0, -15.0)
+
+
+def test_the_heatmap_loss_spares_the_neighbours_of_a_peak() -> None:
+    wanted = bumps(torch.tensor([[3.0, 3.0]]), torch.tensor([1.0]), torch.tensor([0]), 1, (8, 8))
+    assert float(heatmap_loss(perfect_logits(wanted), wanted)) < 1e-4
+    near, far = perfect_logits(wanted), perfect_logits(wanted)
+    near[0, 3, 4] = far[0, 7, 7] = 3.0
+    assert 0.01 < float(heatmap_loss(near, wanted)) < 0.1 * float(heatmap_loss(far, wanted))
+
+
+def fixed(head: BevHead | ImageHead, outputs: torch.Tensor) -> None:
+    """Let the head say this, whatever it sees."""
+    head.layers.forward = lambda x: outputs  # type: ignore[method-assign]
+
+
+def test_a_bev_cell_says_the_box_whose_centre_it_holds() -> None:
+    targets, head = some_targets(1), BevHead(SPEC)
+    targets.codes[0, :2] = torch.tensor([10.5, -20.0])
+    targets.codes[0, 8:] = float("nan")
+    column, row = int((10.5 + 51.2) / 2.048), int((-20.0 + 51.2) / 2.048)
+    outputs = torch.full((SPEC.bev_cells, 20), -15.0)
+    cell = outputs[row * 50 + column]
+    cell[int(targets.labels[0])] = 15.0
+    cell[10:] = targets.codes[0]
+    cell[10] = 10.5 - ((column + 0.5) * 2.048 - 51.2)  # x and y count from the middle of the cell
+    cell[11] = -20.0 - ((row + 0.5) * 2.048 - 51.2)
+    cell[18:] = 7.0  # velocity is not known, so anything will do
+    fixed(head, outputs)
+    bev = torch.zeros(SPEC.bev_cells, 1, SPEC.embed_dim)
+    assert float(head.loss(bev, targets, WEIGHTS)) == pytest.approx(0.0, abs=1e-3)
+    cell[10] += 0.5
+    cell[14] -= 2.0
+    assert float(head.loss(bev, targets, WEIGHTS)) == pytest.approx(0.25 * 2.5, abs=1e-3)
+
+
+def looking_ahead() -> torch.Tensor:
+    """A camera at the origin that looks along y, focal length 160 pixels, beside five that see nothing."""
+    camera = torch.tensor([[160.0, 160, 0, 0], [0, 96, -160, 0], [0, 1, 0, 0], [0, 0, 0, 1]])
+    blind = torch.tensor([[0.0, 0, 0, 0], [0, 0, 0, 0], [0, 0, 0, -1], [0, 0, 0, 1]])
+    return torch.stack([blind, camera, blind, blind, blind, blind])[None]
+
+
+def test_an_image_token_says_how_far_its_object_is() -> None:
+    targets, head = some_targets(3), ImageHead(SPEC)
+    # Seen right of the middle; behind the camera; beyond the border.
+    targets.codes[:, [0, 1, 4]] = torch.tensor([[2.5, 20.0, 0.0], [0.0, -20.0, 0.0], [40.0, 20.0, 0.0]])
+    height, width = SPEC.feature_hws[0]
+    outputs = torch.full((6, height, width, 16), -15.0)
+    token = outputs[1, 6, 11]  # pixel (180, 96), where tokens have 16 pixels
+    token[int(targets.labels[0])] = 15.0
+    token[10:] = torch.tensor([180 / 16 - 11.5, 96 / 16 - 6.5, math.log(20.0), *targets.codes[0, [2, 3, 5]]])
+    fixed(head, outputs)
+    features = torch.zeros(1, 6, SPEC.embed_dim, height, width)
+    assert float(head.loss(features, targets, looking_ahead())) == pytest.approx(0.0, abs=1e-3)
+    token[12] += 1.0
+    assert float(head.loss(features, targets, looking_ahead())) == pytest.approx(0.25, abs=1e-3)
+
+
+def test_what_the_heads_say_can_be_learned() -> None:
     torch.manual_seed(0)
-    targets, dense = some_targets(), DenseHead(SPEC)
+    targets = some_targets()
+    targets.codes[:, 1] = targets.codes[:, 1].abs() + 15.0
+    bev_head, image_head = BevHead(SPEC), ImageHead(SPEC)
     bev = torch.randn(SPEC.bev_cells, 1, SPEC.embed_dim, requires_grad=True)
-    optimizer = torch.optim.Adam([bev, *dense.parameters()], lr=0.05)
-    first = float(dense.loss(bev, targets).detach())
-    for _ in range(40):
-        optimizer.zero_grad()
-        loss = dense.loss(bev, targets)
-        loss.backward()
-        optimizer.step()
-    assert float(loss.detach()) < 0.1 * first
+    features = torch.randn(1, 6, SPEC.embed_dim, *SPEC.feature_hws[0], requires_grad=True)
+    for head, inputs, last in ((bev_head, bev, WEIGHTS), (image_head, features, looking_ahead())):
+        optimizer = torch.optim.Adam([inputs, *head.parameters()], lr=0.05)
+        first = float(head.loss(inputs, targets, last).detach())  # type: ignore[operator]
+        for _ in range(60):
+            optimizer.zero_grad()
+            loss = head.loss(inputs, targets, last)  # type: ignore[operator]
+            loss.backward()
+            optimizer.step()
+        assert float(loss.detach()) < 0.1 * first
+
+
+def test_frames_without_objects_are_told_so() -> None:
+    empty = Targets(torch.zeros(0, 10), torch.zeros(0, dtype=torch.long))
+    features = torch.zeros(1, 6, SPEC.embed_dim, *SPEC.feature_hws[0])
+    bev = torch.zeros(SPEC.bev_cells, 1, SPEC.embed_dim)
+    for loss in (
+        BevHead(SPEC).loss(bev, empty, WEIGHTS),
+        ImageHead(SPEC).loss(features, empty, looking_ahead()),
+    ):
+        assert 0 < float(loss.detach()) < 1000

@@ -109,13 +109,38 @@ def test_a_quantised_run_enables_part_after_part(synthetic_dataroot: Path, tmp_p
                if not any(f"cls_branches.{i}." in name for i in (0, 1)))  # fmt: skip
 
 
+def test_frozen_norms_keep_their_statistics_and_learn_their_weights(synthetic_dataroot: Path, tmp_path: Path) -> None:
+    run = trainer(synthetic_dataroot, tmp_path / "run", steps=3, queue=2, freeze_norm_from=1)
+    run.folder.begin(run.config.to_dict())
+    norm = run.model.img_backbone.bn1
+    seen: list[tuple[torch.Tensor, torch.Tensor]] = []
+    run.run(on_step=lambda step, row: seen.append((norm.running_mean.clone(), norm.weight.detach().clone())))
+    assert bool(seen[0][0].any())  # it began with zeros
+    assert torch.equal(seen[0][0], seen[1][0])
+    assert torch.equal(seen[1][0], seen[2][0])
+    assert not torch.equal(seen[1][1], seen[2][1])
+
+
+def test_another_dropout_holds_for_the_run(synthetic_dataroot: Path, tmp_path: Path) -> None:
+    run = trainer(synthetic_dataroot, tmp_path / "run", model=build_model("micro", seed=0), dropout=0.0)
+    run.model.train()
+    sample, phase = run.data.sample(0), run.phases[0]
+    losses = []
+    for seed in (0, 1):
+        torch.manual_seed(seed)
+        losses.append(float(run._loss(sample, phase)[0].detach()))
+    assert losses[0] == losses[1]
+    assert run.model.spec.dropout == 0.1  # the checkpoint's specification is still the variant's
+
+
 # -- kill and resume ---------------------------------------------------------------------------------------------------
 
 
 def command(dataroot: Path, out: Path, *more: str) -> list[str]:
     return [
         sys.executable, "-m", "qdbev_deploy.cli", "train", "--dataroot", str(dataroot), "--out", str(out),
-        "--steps", "8", "--batch", "1", "--queue", "2", "--warmup-steps", "2", "--save-every", "2", *more,
+        "--steps", "8", "--batch", "1", "--queue", "2", "--warmup-steps", "2", "--save-every", "2",
+        "--query-groups", "2", *more,
     ]  # fmt: skip
 
 
@@ -171,6 +196,9 @@ def test_combinations_that_make_no_sense(
         (["--distill", "vgd"], "--distill without --recipe"),
         ([*init, "--recipe", "w1a1"], "there is no recipe 'w1a1'"),
         ([*init, "--recipe", "w4a6", "--distill", "vgd", "--teacher", str(tmp_path / "other.pt")], "in dropout"),
+        (["--init", str(tmp_path)], "holds no state of a training run"),
+        (["--init", str(tmp_path), "--recipe", "w4a6"], f"--recipe with --init {tmp_path}, a folder"),
+        (["--query-groups", "0"], "query_groups 0"),
         (["--split", "scene-9999"], "scene-9999"),
         (["--variant", "huge"], "unknown variant 'huge'"),
     ):
@@ -179,6 +207,33 @@ def test_combinations_that_make_no_sense(
         assert sentence in captured.err
         assert "Traceback" not in captured.err
     assert not (tmp_path / "run").exists()
+
+
+def test_a_run_goes_on_from_anothers_folder(synthetic_dataroot: Path, tmp_path: Path) -> None:
+    """It takes the weights and what learned beside them, but begins its own schedule."""
+    first, second = tmp_path / "first", tmp_path / "second"
+    arguments = ["train", "--dataroot", str(synthetic_dataroot), "--batch", "1", "--queue", "1", "--query-groups", "2"]
+    assert main([*arguments, "--out", str(first), "--steps", "8", "--stop-at", "2"]) == ExitCode.DONE
+    assert [row["step"] for row in rows(first)] == [0, 1]
+    assert load_model(first / "model.pt")[0].meta["steps"] == 2
+    saved_weights = torch.load(first / "model.pt", weights_only=True)["state_dict"]
+    assert all(tensor.is_contiguous() for tensor in saved_weights.values())
+    saved = RunFolder(first).require_state()
+    # A rate of nearly nothing: after a step the weights are still those it began with.
+    more = ["--init", str(first), "--out", str(second), "--steps", "1", "--lr", "1e-12", "--freeze-norm-from", "0"]
+    assert main([*arguments, *more]) == ExitCode.DONE
+    begun = RunFolder(second).require_state()
+    assert begun["step"] == 1
+    for part in ("model", "helpers"):
+        assert saved[part]
+        for name, tensor in saved[part].items():
+            torch.testing.assert_close(begun[part][name], tensor, msg=name)
+
+
+def test_a_run_with_other_helpers_is_no_beginning(synthetic_dataroot: Path, tmp_path: Path) -> None:
+    one, two = (trainer(synthetic_dataroot, tmp_path / str(groups), query_groups=groups) for groups in (1, 2))
+    with pytest.raises(QdbevError, match="other heads or groups of queries"):
+        two.begin_from(one.state())
 
 
 # -- several processes -------------------------------------------------------------------------------------------------
