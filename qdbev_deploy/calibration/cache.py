@@ -15,7 +15,7 @@ from qdbev_deploy.errors import QdbevError
 from qdbev_deploy.files import write_json
 
 CACHE_FORMAT = "qdbev-deploy calibration cache"
-CACHE_VERSION = 1
+CACHE_VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -25,6 +25,7 @@ class CalibrationCache:
     model: str  # digest of the float weights
     recipe: str  # digest of the recipe
     method: Method
+    percentile: float | None  # of the method of that name
     data: str  # which frames, in words
     scales: dict[str, float]
 
@@ -32,7 +33,9 @@ class CalibrationCache:
         write_json(path, {"format": CACHE_FORMAT, "version": CACHE_VERSION, **self.__dict__})
 
     @classmethod
-    def load(cls, path: Path, model: str, recipe: Recipe, method: Method) -> CalibrationCache:
+    def load(
+        cls, path: Path, model: str, recipe: Recipe, method: Method, percentile: float | None = None
+    ) -> CalibrationCache:
         """Read a cache and refuse it where it was made for something else."""
         again = f"pass --recalibrate to make it anew, or another --cache than {path}"
         try:
@@ -43,6 +46,7 @@ class CalibrationCache:
                 str(content["model"]),
                 str(content["recipe"]),
                 content["method"],
+                None if content["percentile"] is None else float(content["percentile"]),
                 str(content["data"]),
                 {str(name): float(scale) for name, scale in content["scales"].items()},
             )
@@ -52,10 +56,11 @@ class CalibrationCache:
             ("weights", cache.model, model),
             ("recipe", cache.recipe, recipe.digest),
             ("method", cache.method, method),
+            ("percentile", cache.percentile, percentile),
         ):
             if cached != current:
                 raise QdbevError(
-                    f"{path} was made for other {what} ({cached[:12]}, not {current[:12]})",
+                    f"{path} was made for other {what} ({str(cached)[:12]}, not {str(current)[:12]})",
                     "a cache of this model, recipe and method",
                     again,
                 )

@@ -15,10 +15,11 @@ from qdbev_deploy.graph.index import WEIGHTED, Graph, attributes
 from qdbev_deploy.graph.parts import element_bytes, part_of
 
 ASSUMPTIONS = (
-    "peaks are the vendor's dense ones, reached in full: a bound from below, not a forecast",
+    "peaks are the vendor's dense ones, reached in full: an estimate, not a forecast",
     "a node takes the longer of its arithmetic and its memory traffic; nodes run one after the other",
     "convolutions and products on quantised inputs run in int8, everything else in FP16",
     "pointwise ops, norms, casts and Q/DQ are fused into their neighbours and cost nothing",
+    "results are written in FP16, also where a builder fuses the QuantizeLinear that follows and writes int8",
     "each weighted op and each plugin reads its inputs and writes its output once; no cache holds them between",
     "a plugin's gathers hit the cache: its value is read from memory once",
 )
@@ -146,7 +147,7 @@ def activation_peak_bytes(graph: Graph) -> int:
 
 @dataclass(frozen=True)
 class Roofline:
-    """A bound from below on a frame's time."""
+    """An estimate of a frame's time that no memory or arithmetic unit is ever idle in."""
 
     device: Device
     total_ms: float

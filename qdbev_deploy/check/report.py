@@ -77,7 +77,9 @@ def check_onnx(path: str | os.PathLike[str], target: str, gpu: str | None = None
         refused = [Finding("lowering", "(file)", f"{error.found}. Needed: {error.needed}")]
     graph = Graph(lowered)
     found = findings(graph, chosen)
-    if any(finding.rule in ("uint8", "zero-point", "zero-point-missing") for finding in found):
+    if any(
+        finding.rule in ("uint8", "integer-type", "subgraph", "zero-point", "zero-point-missing") for finding in found
+    ):
         refused = []  # the rules say it of every node
     costs, unknown = node_costs(graph)
     plugins, library = _plugins(graph, chosen.is_tensorrt)

@@ -11,11 +11,20 @@ import onnx
 from onnx import NodeProto, TensorProto
 
 from qdbev_deploy.contract import OP_DOMAIN
-from qdbev_deploy.graph.index import STANDARD_DOMAINS, WEIGHTED, Graph, attributes, standard_opset
+from qdbev_deploy.graph.index import (
+    STANDARD_DOMAINS,
+    WEIGHTED,
+    Graph,
+    all_nodes,
+    attributes,
+    nested_nodes,
+    standard_opset,
+)
 from qdbev_deploy.graph.targets import Target
 
 VIEWS = frozenset({"Reshape", "Transpose", "Unsqueeze", "Squeeze", "Flatten", "Slice", "Identity", "Split", "Concat"})
 COMMUTING = VIEWS | {"MaxPool", "Gather", "Resize"}
+_PAIR = ("QuantizeLinear", "DequantizeLinear")
 _INTEGER_OPS = ("QLinearConv", "QLinearMatMul", "ConvInteger", "MatMulInteger", "DynamicQuantizeLinear")
 
 
@@ -57,7 +66,7 @@ def opset(graph: Graph, target: Target) -> Iterator[Finding]:
 
 def ops(graph: Graph, target: Target) -> Iterator[Finding]:
     functions = {(function.domain, function.name) for function in graph.model.functions}
-    for node in graph.proto.node:
+    for node in all_nodes(graph.proto.node):
         if node.domain in STANDARD_DOMAINS:
             if node.op_type in _INTEGER_OPS:
                 yield Finding(
@@ -84,8 +93,8 @@ def element_types(graph: Graph, target: Target) -> Iterator[Finding]:
     for value in (*graph.proto.input, *graph.proto.output):
         if name := refused(value.type.tensor_type.elem_type):
             yield Finding("element-type", value.name, f"an input or output of type {name}")
-    for node in graph.proto.node:
-        if node.op_type == "Cast" and (name := refused(attributes(node)["to"])):
+    for node in all_nodes(graph.proto.node):
+        if node.op_type == "Cast" and (name := refused(attributes(node).get("to", 0))):
             yield Finding("element-type", _name(node), f"a cast to {name}")
 
 
@@ -95,9 +104,22 @@ def static_shapes(graph: Graph, target: Target) -> Iterator[Finding]:
             yield Finding("static-shapes", value.name, "a dimension that is not fixed: engines here have one shape")
 
 
-def scales_and_zero_points(graph: Graph, target: Target) -> Iterator[Finding]:
+def subgraphs(graph: Graph, target: Target) -> Iterator[Finding]:
+    """Passes and rules look at the main graph alone, so that no quantisation may hide below it."""
     for node in graph.proto.node:
-        if node.op_type not in ("QuantizeLinear", "DequantizeLinear"):
+        hidden = {inner.op_type for inner in nested_nodes(node) if inner.op_type in _PAIR or inner.domain == OP_DOMAIN}
+        if hidden:
+            yield Finding(
+                "subgraph",
+                _name(node),
+                f"{', '.join(sorted(hidden))} in a branch or loop: only the main graph is checked",
+            )
+
+
+def scales(graph: Graph, target: Target) -> Iterator[Finding]:
+    """Scales are stored, finite and positive, and an activation has one."""
+    for node in graph.proto.node:
+        if node.op_type not in _PAIR:
             continue
         scale = graph.constant(node.input[1])
         if scale is None:
@@ -105,22 +127,72 @@ def scales_and_zero_points(graph: Graph, target: Target) -> Iterator[Finding]:
             continue
         if not (np.isfinite(scale.astype(np.float64)).all() and (scale > 0).all()):
             yield Finding("scale", _name(node), f"a scale of {float(np.min(scale)):g}: scales are finite and positive")
-        if len(node.input) < 3 or not node.input[2]:
-            yield Finding("zero-point-missing", _name(node), "no zero point: the parser asks for one, an int8 zero")
-        else:
-            zero = graph.constant(node.input[2])
-            type_ = graph.element_type(node.input[2])
-            if zero is None:
-                yield Finding("zero-point", _name(node), "a zero point that is computed")
-            elif type_ in (TensorProto.UINT8, TensorProto.UINT4):
-                yield Finding("uint8", _name(node), "an unsigned zero point: its numbers would be read as signed")
-            elif np.any(zero.astype(np.int64) != 0):
-                yield Finding("zero-point", _name(node), "a zero point that is not 0: quantisation is symmetric")
         stored = node.input[0] in graph.initializers or is_constant_chain(graph, node.input[0])
         if scale.size > 1 and not stored:
             yield Finding(
                 "per-channel-activation", _name(node), f"{scale.size} scales for an activation, which takes one"
             )
+
+
+def scales_agree(graph: Graph, target: Target) -> Iterator[Finding]:
+    """Integers are read with the scale that they were made with."""
+    for node in graph.proto.node:
+        made_with = graph.constant(node.input[1]) if node.op_type == "QuantizeLinear" else None
+        if made_with is None:
+            continue
+        for reader, viewed in _integer_readers(graph, node):
+            if reader.op_type == "DequantizeLinear":
+                read_with = graph.constant(reader.input[1])
+            else:
+                read_with = np.asarray(attributes(reader).get("value_scale", 0.0), made_with.dtype)
+                if read_with <= 0:
+                    continue  # plugin_values says it
+            if read_with is None or (viewed and made_with.size > 1 and read_with.size > 1):
+                continue  # computed, or what a view made of scales along an axis
+            if not np.array_equal(made_with.ravel(), read_with.ravel(), equal_nan=True):
+                yield Finding(
+                    "scale-mismatch",
+                    _name(reader),
+                    f"it reads integers with the scale {float(read_with.ravel()[0]):g} "
+                    f"that '{_name(node)}' made with {float(made_with.ravel()[0]):g}",
+                )
+
+
+def _integer_readers(graph: Graph, quantize: NodeProto) -> Iterator[tuple[NodeProto, bool]]:
+    """(a DequantizeLinear or op of ours that reads the integers, whether through views)."""
+    waiting, seen = [(quantize.output[0], False)], set()
+    while waiting:
+        name, viewed = waiting.pop()
+        for reader in graph.consumers.get(name, []):
+            if reader.op_type == "DequantizeLinear" or (reader.domain == OP_DOMAIN and reader.input[0] == name):
+                if reader.input[0] == name:
+                    yield reader, viewed
+            elif reader.op_type in VIEWS | {"MaxPool", "Clip"} and reader.output[0] not in seen:
+                seen.add(reader.output[0])
+                waiting.extend((output, True) for output in reader.output if output)
+
+
+def integers(graph: Graph, target: Target) -> Iterator[Finding]:
+    """TensorRT's quantisation is symmetric int8; weights may be int4 where the parser takes it."""
+    for node in graph.proto.node:
+        if node.op_type not in _PAIR:
+            continue
+        if len(node.input) < 3 or not node.input[2]:
+            yield Finding("zero-point-missing", _name(node), "no zero point: the parser asks for one, an int8 zero")
+            continue
+        zero, type_ = graph.constant(node.input[2]), graph.element_type(node.input[2])
+        if type_ == TensorProto.UNDEFINED:
+            type_ = graph.element_type(node.input[0])
+        four_bits = type_ == TensorProto.INT4 and "int4" in target.element_types
+        if zero is None:
+            yield Finding("zero-point", _name(node), "a zero point that is computed")
+        elif type_ in (TensorProto.UINT8, TensorProto.UINT4, TensorProto.UINT16):
+            yield Finding("uint8", _name(node), "an unsigned zero point: its numbers would be read as signed")
+        elif type_ != TensorProto.INT8 and not (four_bits and is_constant_chain(graph, node.input[0])):
+            kind = TensorProto.DataType.Name(type_).lower()
+            yield Finding("integer-type", _name(node), f"integers of type {kind}: quantised is int8")
+        elif np.any(zero.astype(np.int64) != 0):
+            yield Finding("zero-point", _name(node), "a zero point that is not 0: quantisation is symmetric")
 
 
 def is_constant_chain(graph: Graph, name: str) -> bool:
@@ -204,8 +276,17 @@ def plugin_values(graph: Graph, target: Target) -> Iterator[Finding]:
             yield Finding("plugin-value", _name(node), "value_scale is set and its value is not quantised")
 
 
-ALL_TARGETS: tuple[Rule, ...] = (opset, ops, element_types, static_shapes, plugin_values)
-TENSORRT_ONLY: tuple[Rule, ...] = (scales_and_zero_points, pairs, weighted_inputs, residuals)
+ALL_TARGETS: tuple[Rule, ...] = (
+    opset,
+    ops,
+    element_types,
+    static_shapes,
+    plugin_values,
+    subgraphs,
+    scales,
+    scales_agree,
+)
+TENSORRT_ONLY: tuple[Rule, ...] = (integers, pairs, weighted_inputs, residuals)
 
 
 def findings(graph: Graph, target: Target) -> list[Finding]:

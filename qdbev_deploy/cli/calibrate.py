@@ -1,9 +1,9 @@
 """Quantise a trained float model without training (PTQ): a checkpoint, or any ONNX file of the streaming contract.
 
 Activations are observed over rolled-out sequences: first frames, steady driving, turns. The scales go into a cache,
-which is used again for the same weights, recipe and method, and refused for others. With --onnx nothing needs torch:
-the file runs in ONNX Runtime, and Q/DQ are inserted where the exporter places them. With --sensitivity, each part of a
-checkpoint is quantised alone and the loss it costs is printed and drawn.
+which is used again, without data, for the same weights, recipe and method, and refused for others. With --onnx nothing
+needs torch: the file runs in ONNX Runtime, and Q/DQ are inserted where the exporter places them. With --sensitivity,
+each part of a checkpoint is quantised alone and the loss it costs is printed and drawn.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ examples:
   qdbev-deploy calibrate --checkpoint teacher.pt --recipe w4a6 --dataroot data/synth --sensitivity -o sensitivity.json
   qdbev-deploy calibrate --onnx float.onnx --recipe w8a8 --dataroot /data/nuscenes -o int8.onnx --cache int8.json
 """
+DEFAULT_PERCENTILE = 99.99
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -36,14 +37,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     source.add_argument("--onnx", type=Path, help="float ONNX file with the contract's inputs; needs no torch")
     parser.add_argument("--variant", help="what the model is, where its file does not say so itself")
     parser.add_argument("--recipe", required=True, help="w8a8, w6a6, w4a8, w4a6, or a YAML file")
-    parser.add_argument("--dataroot", required=True, help="nuScenes, real or synthetic")
+    parser.add_argument("--dataroot", type=Path, help="nuScenes, real or synthetic; a cache that fits needs none")
     parser.add_argument("--version", help="data set version, where the root holds several")
     parser.add_argument("--split", help="scenes to calibrate on (default: the training split of the version)")
     parser.add_argument(
         "-o", "--out", required=True, type=Path, help="student checkpoint, quantised ONNX file, or the table as JSON"
     )
     parser.add_argument("--method", default="mse", choices=("minmax", "percentile", "entropy", "mse"))
-    parser.add_argument("--percentile", type=float, default=99.99, help="of --method percentile (default: 99.99)")
+    parser.add_argument("--percentile", type=float, help="of --method percentile (default: 99.99)")
     parser.add_argument("--frames", type=int, default=64, help="frames to observe (default: 64)")
     parser.add_argument("--cache", type=Path, help="calibration cache to read or to write")
     parser.add_argument("--recalibrate", action="store_true", help="write the cache anew")
@@ -51,11 +52,73 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    if not 0 < args.percentile <= 100:
-        raise QdbevError(f"--percentile {args.percentile}", "a number above 0, at most 100", "pass another")
+    _require_usable(args)
     if args.onnx is not None:
         return _quantise_onnx(args)
     return _quantise_checkpoint(args)
+
+
+def _require_usable(args: argparse.Namespace) -> None:
+    """Refuse what cannot end well before anything takes time."""
+    from qdbev_deploy.evaluate.outputs import check_output_file
+
+    if args.percentile is not None and args.method != "percentile":
+        raise QdbevError(
+            f"--percentile with --method {args.method}", "--method percentile, which alone has one",
+            "pass --method percentile, or leave --percentile out", exit_code=ExitCode.USAGE,
+        )  # fmt: skip
+    if args.method == "percentile" and args.percentile is None:
+        args.percentile = DEFAULT_PERCENTILE
+    if args.percentile is not None and not 0 < args.percentile <= 100:
+        raise QdbevError(f"--percentile {args.percentile}", "a number above 0, at most 100", "pass another")
+    if args.recalibrate and args.cache is None:
+        raise QdbevError(
+            "--recalibrate without --cache", "the cache that is to be written anew", "pass --cache FILE",
+            exit_code=ExitCode.USAGE,
+        )  # fmt: skip
+    needs_data = args.sensitivity or not _has_cache(args)
+    if needs_data and args.dataroot is not None and not args.dataroot.is_dir():
+        raise QdbevError(f"there is no folder {args.dataroot}", "the root of a nuScenes data set", "check --dataroot")
+    if needs_data and args.dataroot is None:
+        raise QdbevError(
+            "no --dataroot, and no calibration cache that says the scales", "frames to observe",
+            "pass --dataroot, or --cache with a file that an earlier run wrote", exit_code=ExitCode.USAGE,
+        )  # fmt: skip
+    outputs = {"-o": args.out, "--cache": args.cache}
+    if args.sensitivity:
+        outputs["the picture of -o"] = _picture(args)
+    recipe = args.recipe if Path(args.recipe).is_file() else None  # else it is a name
+    inputs = {"--checkpoint": args.checkpoint, "--onnx": args.onnx, "--recipe": recipe}
+    if args.onnx is not None and args.out.suffix != ".onnx":
+        raise QdbevError(f"-o {args.out} with --onnx {args.onnx}", "the name of an ONNX file", "pass -o int8.onnx")
+    taken = {option: Path(path) for option, path in inputs.items() if path is not None}
+    for option, path in outputs.items():
+        if path is None:
+            continue
+        for other, already in taken.items():
+            if _is_same_file(path, already):
+                raise QdbevError(
+                    f"{option} {path} is the file of {other} {already}", "a name of its own for each",
+                    f"pass another {option.split()[-1]}",
+                )  # fmt: skip
+        check_output_file(path, option.split()[-1])
+        taken[option] = path
+
+
+def _is_same_file(one: Path, other: Path) -> bool:
+    """Whether both names lead to one file, through links too, or will once it is written."""
+    if one.exists() and other.exists():
+        return one.samefile(other)
+    return one.resolve() == other.resolve()
+
+
+def _picture(args: argparse.Namespace) -> Path:
+    path: Path = args.out.with_suffix(".png")
+    return path
+
+
+def _has_cache(args: argparse.Namespace) -> bool:
+    return args.cache is not None and args.cache.exists() and not args.recalibrate
 
 
 class _Drives:
@@ -106,11 +169,11 @@ def _cache(
     """The scales from a cache that fits, or from frames; then they are cached."""
     from qdbev_deploy.calibration.cache import CalibrationCache
 
-    if args.cache and args.cache.exists() and not args.recalibrate:
-        return CalibrationCache.load(args.cache, digest, recipe, args.method)
+    if _has_cache(args):
+        return CalibrationCache.load(args.cache, digest, recipe, args.method, args.percentile)
     with progress_bar("observing", drives.frames * passes) as advance:
         scales = observer(drives.rollouts, advance)
-    cache = CalibrationCache(digest, recipe.digest, args.method, drives.said, scales)
+    cache = CalibrationCache(digest, recipe.digest, args.method, args.percentile, drives.said, scales)
     if args.cache:
         cache.save(args.cache)
     return cache
@@ -131,7 +194,7 @@ def _quantise_checkpoint(args: argparse.Namespace) -> int:
     drives = _Drives(args)
 
     def observer(rollouts: Sequence[Sequence[Frame]], on_frame: Callable[[], object]) -> dict[str, float]:
-        return scales_of(model, observe(model, rollouts, on_frame), args.method, args.percentile)
+        return scales_of(model, observe(model, rollouts, on_frame), args.method, args.percentile or DEFAULT_PERCENTILE)
 
     cache = _cache(args, digest, recipe, drives, observer)
     apply_scales(cache, model)
@@ -157,13 +220,11 @@ def _quantise_onnx(args: argparse.Namespace) -> int:
         raise QdbevError(
             "--sensitivity with --onnx", "--checkpoint: the loss is computed in torch", "pass --checkpoint, or leave it"
         )
-    if args.out.suffix != ".onnx" or args.out.resolve() == args.onnx.resolve():
-        raise QdbevError(f"-o {args.out} with --onnx {args.onnx}", "the name of another ONNX file", "pass -o int8.onnx")
     recipe = load_recipe(args.recipe)
     file = FloatFile.open(args.onnx, recipe, args.variant)
 
     def observer(rollouts: Sequence[Sequence[Frame]], on_frame: Callable[[], object]) -> dict[str, float]:
-        return file.scales(file.observe(rollouts, on_frame), args.method, args.percentile)
+        return file.scales(file.observe(rollouts, on_frame), args.method, args.percentile or DEFAULT_PERCENTILE)
 
     cache = _cache(args, file.sha256, recipe, _Drives(args), observer, len(file.groups))
     cache.require(file.names())
@@ -197,7 +258,7 @@ def _report_table(args: argparse.Namespace, recipe: str, table: dict[str, float]
     from qdbev_deploy.train.sensitivity import plot
 
     document = {"recipe": recipe, "method": args.method, "data": data, "loss": table}
-    picture = args.out.with_suffix(".png")
+    picture = _picture(args)
     write_json(args.out, document)
     plot(table, f"{recipe}, one part at a time", picture)
     if args.json:

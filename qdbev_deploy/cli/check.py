@@ -1,4 +1,4 @@
-"""Say of an ONNX file, without a GPU: does it build for that target, what runs in int8, what does it cost at least.
+"""Say of an ONNX file, without a GPU: does it build for that target, what runs in int8, what would it cost.
 
 The file is first lowered in memory as `build` would lower it; what remains against the rules is listed with the node
 and the rule. Exit code 5 where a rule is broken; warnings alone do not fail.
@@ -59,14 +59,14 @@ def _print(report: CheckReport) -> None:
         if len(nodes) > _LISTED:
             console.print(f"    and {len(nodes) - _LISTED} more; --json lists them")
     table = Table(box=None)
-    for heading in ("part", "GMAC a frame", "in int8", "weights, MB", "bound, ms"):
+    for heading in ("part", "GMAC a frame", "in int8", "weights, MB", "roofline, ms"):
         table.add_column(heading, justify="left" if heading == "part" else "right")
     total = sum(sum(row.values()) for row in report.weight_bytes.values())
     for part in dict.fromkeys([*(p for p in report.coverage if p != "all"), *report.weight_bytes, "all"]):
         row = report.coverage.get(part)
         size = total if part == "all" else sum(report.weight_bytes.get(part, {}).values())
-        bound = report.roofline
-        milliseconds = bound and (bound.total_ms if part == "all" else bound.ms_by_part.get(part, 0.0))
+        roofline = report.roofline
+        milliseconds = roofline and (roofline.total_ms if part == "all" else roofline.ms_by_part.get(part, 0.0))
         table.add_row(
             part,
             f"{row['macs'] / 1e9:.2f}" if row else "-",
@@ -85,7 +85,7 @@ def _print(report: CheckReport) -> None:
 
         bound = report.roofline
         console.print(
-            f"roofline on {bound.device.name}: {bound.total_ms:.2f} ms a frame at least, "
+            f"roofline on {bound.device.name}: {bound.total_ms:.2f} ms a frame, "
             f"{bound.bound_by_memory:.0%} of it memory ({bound.device.int8_tops:g} TOPS int8, "
             f"{bound.device.fp16_tflops:g} TFLOPS FP16, {bound.device.memory_gb_s:g} GB/s); it assumes that"
         )

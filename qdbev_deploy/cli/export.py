@@ -67,12 +67,14 @@ def run(args: argparse.Namespace) -> int:
     from rich.console import Console
 
     from qdbev_deploy.export import ExportOptions, export_onnx
+    from qdbev_deploy.export.destination import check_destination
     from qdbev_deploy.graph.files import sha256_of
     from qdbev_deploy.quant import load_model
 
     options = ExportOptions(
         io=args.io, image=args.image, carrier=args.carrier, clip=args.clip, opset=args.opset
     ).to_dict()
+    check_destination(args.output, args.checkpoint)
     model, recipe = load_model(args.checkpoint, args.variant)
     if args.variant is not None and model.spec.name != args.variant:
         raise QdbevError(
@@ -128,6 +130,10 @@ def _print(report: ExportReport) -> None:
     _print_parity(console, report.parity, report.parity_s)
 
 
+def _power(value: float) -> str:
+    return f"{value:.0e}".replace("e-0", "e-")
+
+
 def _print_parity(console: Any, parity: Any, seconds: float) -> None:
     from rich.table import Table
 
@@ -139,17 +145,30 @@ def _print_parity(console: Any, parity: Any, seconds: float) -> None:
     table = Table(box=None)
     for heading in ("compared", "difference", "asked"):
         table.add_column(heading, justify="left" if heading == "compared" else "right")
-    for name, gap in parity.outputs.items():
-        table.add_row(f"{name}, own state, largest absolute", f"{gap:.1e}", "reported")
-    judged = parity.step_boxes is None
-    table.add_row("box centres, own state, m", f"{parity.boxes.center_m:.1e}", "1e-3" if judged else "reported")
+    how, outputs, boxes = parity.judged
+    asked = parity.to_dict()["asked"]
+    for name, gap in outputs.items():
+        table.add_row(f"{name}, {how}, share", f"{gap:.1e}", _power(asked["output_relative"]))
+    for name, what, unit in (
+        ("center_m", "box centres", ", m"),
+        ("size_share", "box sizes", ", share"),
+        ("yaw_sin_cos", "sine and cosine of yaw", ""),
+        ("velocity_mps", "velocities", ", m/s"),
+        ("score", "scores", ""),
+    ):
+        table.add_row(f"{what}, {how}{unit}", f"{getattr(boxes, name):.1e}", _power(asked[f"box_{name}"]))
+    table.add_row(f"detections without a partner, {how}", f"{boxes.detections_moved} of {boxes.detections}", "0")
     if parity.step_boxes is not None:
         elements = sum(item.elements for item in parity.activations.values())
         different = sum(item.different for item in parity.activations.values())
         worst = max(item.different / max(item.elements, 1) for item in parity.activations.values())
         step = max(item.largest_step for item in parity.activations.values())
         rows = (
-            ("box centres, from the same integers, m", f"{parity.step_boxes.center_m:.1e}", "1e-3"),
+            *(
+                (f"{name}, own state, largest absolute", f"{gap:.1e}", "reported")
+                for name, gap in parity.outputs.items()
+            ),
+            ("box centres, own state, m", f"{parity.boxes.center_m:.1e}", "reported"),
             ("box centres, torch against itself, m", f"{parity.control_boxes.center_m:.1e}", "reported"),
             (
                 "box centres, ONNX Runtime's own Q/DQ fusion, m",
@@ -161,6 +180,9 @@ def _print_parity(console: Any, parity: Any, seconds: float) -> None:
             ("  in the worst tensor", f"{worst:.1e}", "1e-4"),
             ("  largest step", str(step), "1"),
         )
+        beyond = sum(item.beyond for item in parity.activations.values())
+        if beyond:
+            rows += (("  beyond their bits, as --clip relaxed lets them", f"{beyond:,}", "reported"),)
         for row in rows:
             table.add_row(*row)
     for run, scores in parity.scores.items():
@@ -168,6 +190,7 @@ def _print_parity(console: Any, parity: Any, seconds: float) -> None:
     console.print(table)
     if parity.scores:
         console.print(f"NDS is that of these {parity.scored_frames} frames: enough to compare runs, and no benchmark")
-    console.print("parity holds" if parity.passed else "parity FAILS:")
+    few = "" if parity.frames >= asked["frames"] else f" over {parity.frames} frames; {asked['frames']} are asked for"
+    console.print(f"parity holds{few}" if parity.passed else f"parity FAILS{few}:", highlight=False)
     for failure in parity.failures:
         console.print(f"  {failure}", highlight=False)

@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ from qdbev_deploy.data.stream_frames import PARITY_FRAMES, StreamFrame, parity_f
 from qdbev_deploy.errors import QdbevError
 from qdbev_deploy.export.assemble import assemble
 from qdbev_deploy.export.carriers import with_carriers
+from qdbev_deploy.export.destination import check_destination, report_path
 from qdbev_deploy.export.options import DEFAULT_OPSET, DEFORM_CONV_OPSET, INT4_OPSET, ExportOptions
 from qdbev_deploy.export.parity import ParityReport, prove
 from qdbev_deploy.export.streaming_graph import StreamingGraph
@@ -69,11 +72,6 @@ class ExportReport:
         }
 
 
-def report_path(path: str | os.PathLike[str]) -> Path:
-    """Where the report of a file lies: beside it."""
-    return Path(path).with_suffix(".export.json")
-
-
 def export_onnx(
     model: BEVFormer,
     path: str | os.PathLike[str],
@@ -91,7 +89,9 @@ def export_onnx(
 
     `options` are those of `ExportOptions`. Parity runs on `frames`; None: on two scenes of `dataroot`, and where that
     is None, too, on a synthetic drive. The file is written whether parity holds or not; `report.parity.passed` says.
+    A `path` that cannot be written and a data root without two scenes are refused before anything is traced.
     """
+    check_destination(path)
     chosen = ExportOptions(**options)
     say = progress or (lambda _: None)
     quantised = is_quantised(model)
@@ -109,6 +109,43 @@ def export_onnx(
         else DEFORM_CONV_OPSET if deformable and not sample_columns else DEFAULT_OPSET
     )  # fmt: skip
     model = model.eval()
+    with _drive(model, chosen, frames, dataroot, frame_count, say) if verify else nullcontext() as drive:
+        return _write_and_prove(model, path, chosen, opset, sample_columns, recipe, checkpoint_sha256, drive, say)
+
+
+Drive = tuple[str, Iterable[StreamFrame]]
+
+
+@contextmanager
+def _drive(
+    model: BEVFormer,
+    options: ExportOptions,
+    frames: Iterable[StreamFrame] | None,
+    dataroot: str | os.PathLike[str] | None,
+    count: int,
+    say: Callable[[str], None],
+) -> Iterator[Drive]:
+    """(what the frames of the proof are, the frames); the first is read at once, so that a bad data root is told."""
+    if frames is not None:
+        yield "the caller's frames", frames
+        return
+    say("frames for parity")
+    with parity_frames(model.spec, options.image, dataroot, count) as (frames_are, found):
+        yield frames_are, chain(list(islice(found, 1)), found)
+
+
+def _write_and_prove(
+    model: BEVFormer,
+    path: str | os.PathLike[str],
+    chosen: ExportOptions,
+    opset: int,
+    sample_columns: bool,
+    recipe: Recipe | None,
+    checkpoint_sha256: str | None,
+    drive: Drive | None,
+    say: Callable[[str], None],
+) -> ExportReport:
+    quantised = is_quantised(model)
     started = time.monotonic()
     say("tracing")
     carried = with_carriers(model, chosen) if quantised else model
@@ -129,8 +166,8 @@ def export_onnx(
     started, parity = time.monotonic(), None
     with atomic_output(path) as partial:
         partial.write_bytes(proto.SerializeToString(deterministic=True))
-        if verify:
-            parity = _verify(StreamingGraph(model, chosen), proto, taps, frames, dataroot, frame_count, say)
+        if drive is not None:
+            parity = _verify(StreamingGraph(model, chosen), proto, taps, drive, say)
     report = ExportReport(
         path=Path(path),
         variant=model.spec.name,
@@ -140,7 +177,7 @@ def export_onnx(
         weight_bytes=weight_bytes(proto),
         nodes=dict(Counter(f"{node.domain}::{node.op_type}".removeprefix("::") for node in proto.graph.node)),
         parity=parity,
-        not_proved=() if verify else NOT_PROVED,
+        not_proved=() if drive is not None else NOT_PROVED,
         export_s=export_s,
         parity_s=time.monotonic() - started,
     )
@@ -152,20 +189,14 @@ def _verify(
     graph: StreamingGraph,
     proto: onnx.ModelProto,
     taps: dict[str, str],
-    frames: Iterable[StreamFrame] | None,
-    dataroot: str | os.PathLike[str] | None,
-    count: int,
+    drive: Drive,
     say: Callable[[str], None],
 ) -> ParityReport:
     def progress(done: int) -> None:
         say(f"parity, frame {done}")
 
-    if frames is not None:
-        parity = prove(graph, proto, taps, frames, "the caller's frames", progress)
-    else:
-        say("frames for parity")
-        with parity_frames(graph.spec, graph.options.image, dataroot, count) as (frames_are, found):
-            parity = prove(graph, proto, taps, found, frames_are, progress)
+    frames_are, frames = drive
+    parity = prove(graph, proto, taps, frames, frames_are, progress)
     _compare_weights(graph.model, proto, parity)
     parity.judge()
     return parity

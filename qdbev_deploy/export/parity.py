@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -13,18 +12,34 @@ import numpy.typing as npt
 import onnx
 import torch
 
-from qdbev_deploy.agreement import CENTER_TOLERANCE_M, BoxParity, larger
-from qdbev_deploy.data.stream_frames import StreamFrame
+from qdbev_deploy.agreement import CENTER_TOLERANCE_M, BoxParity, larger, relative_gap
+from qdbev_deploy.data.stream_frames import PARITY_FRAMES, StreamFrame
 from qdbev_deploy.export.accuracy import Accuracy, RunScores
 from qdbev_deploy.export.debug_copy import FORCED, RecordedIntegers, forced_copy, recording_integers
 from qdbev_deploy.export.streaming_graph import DTYPES, StreamingGraph, graph_inputs, graph_outputs
+from qdbev_deploy.quant.quantise import activation_quantizers
 from qdbev_deploy.reference import UNFUSED, Feeds, session_of
 from qdbev_deploy.streaming import StreamingSession
 
 Array = npt.NDArray[Any]
 
 INTEGER_SHARE_TOLERANCE = 1e-4  # of an activation's elements may differ, by one step: ties of float arithmetic
-CONTROL_FRAMES = 4
+OUTPUT_TOLERANCE = 3e-4  # root mean square of an output's difference over that of the output
+# Of every query's box, in what the network says: metres, a share of the size, sine and cosine, metres per second.
+BOX_TOLERANCES = {
+    "center_m": CENTER_TOLERANCE_M,
+    "size_share": 1e-3,
+    "yaw_sin_cos": 1e-3,
+    "velocity_mps": 1e-3,
+    "score": 1e-3,
+}
+_SAID = {
+    "center_m": ("box centres", " m"),
+    "size_share": ("box sizes", " of themselves"),
+    "yaw_sin_cos": ("sines and cosines of yaw", ""),
+    "velocity_mps": ("velocities", " m/s"),
+    "score": ("scores", ""),
+}
 
 
 @dataclass
@@ -34,8 +49,13 @@ class ActivationParity:
     elements: int = 0
     different: int = 0
     largest_step: int = 0
+    beyond: int = 0  # integers of the file outside the k bits, where the file was asked to have no Clip
 
-    def add(self, ours: Array, theirs: Array) -> None:
+    def add(self, ours: Array, theirs: Array, bounds: tuple[int, int] | None = None) -> None:
+        """Count a frame in; of `theirs`, what is out of `bounds` is counted and brought back before it is compared."""
+        if bounds is not None:
+            self.beyond += int(np.count_nonzero((theirs < bounds[0]) | (theirs > bounds[1])))
+            theirs = theirs.clip(*bounds)
         gap = np.abs(ours.astype(np.int16) - theirs.astype(np.int16))
         self.elements += gap.size
         self.different += int(np.count_nonzero(gap))
@@ -49,14 +69,17 @@ class ParityReport:
     frames_are: str
     frames: int = 0
     resets: list[str] = field(default_factory=list)
-    outputs: dict[str, float] = field(default_factory=dict)  # largest absolute difference
+    outputs: dict[str, float] = field(default_factory=dict)  # largest absolute difference, each with its own state
+    outputs_relative: dict[str, float] = field(default_factory=dict)  # the share of its size, of the worst frame
     boxes: BoxParity = field(default_factory=BoxParity)
     step_boxes: BoxParity | None = None  # of a quantised model: from torch's integers and state, step by step
+    step_outputs_relative: dict[str, float] = field(default_factory=dict)
     control_boxes: BoxParity | None = None  # torch against torch with other convolution kernels, each with its state
     weights: int = 0
     weight_integers: int = 0
     weight_integers_different: int = 0
     activations: dict[str, ActivationParity] = field(default_factory=dict)
+    lost: list[str] = field(default_factory=list)  # activations that torch quantises and the file does not
     default_mode_boxes: BoxParity | None = None  # ONNX Runtime's own fusion of Q/DQ, which rounds biases to int32
     default_mode_error: str | None = None  # where that mode refuses the file
     # NDS and mAP of "torch", "onnxruntime" and "default mode", each with its own state; few frames, so only a hint.
@@ -69,9 +92,18 @@ class ParityReport:
     def passed(self) -> bool:
         return not self.failures
 
+    @property
+    def judged(self) -> tuple[str, dict[str, float], BoxParity]:
+        """(how both sides were run, outputs, boxes): a quantised model from the same integers, a float one as used."""
+        if self.step_boxes is not None:
+            return "from the same integers", self.step_outputs_relative, self.step_boxes
+        return "own state", self.outputs_relative, self.boxes
+
     def judge(self) -> None:
-        """Say in sentences what is not as it was asked."""
+        """Say in sentences what is not as it was asked. Every comparison is one that a NaN fails."""
         self.failures = []
+        for name in self.lost:
+            self.failures.append(f"activation '{name}' is quantised in torch and has no QuantizeLinear in the file")
         if self.weight_integers_different:
             self.failures.append(f"{self.weight_integers_different} of {self.weight_integers} weight integers differ")
         for name, item in self.activations.items():
@@ -83,9 +115,21 @@ class ParityReport:
         unseen = [name for name, item in self.activations.items() if not item.elements]
         if unseen:
             self.failures.append(f"activation '{unseen[0]}' is in the file and was never quantised in torch")
-        boxes, how = (self.step_boxes, "from the same integers ") if self.step_boxes else (self.boxes, "")
-        if not boxes.center_m <= CENTER_TOLERANCE_M:  # a NaN fails
-            self.failures.append(f"box centres {how}differ by up to {boxes.center_m:.2e} m")
+        how, outputs, boxes = self.judged
+        for name, value in outputs.items():
+            if not value <= OUTPUT_TOLERANCE:
+                self.failures.append(f"output '{name}', {how}, differs by {value:.2e} of its size")
+        for name, tolerance in BOX_TOLERANCES.items():
+            value, (what, unit) = getattr(boxes, name), _SAID[name]
+            if not value <= tolerance:
+                self.failures.append(f"{what}, {how}, differ by up to {value:.2e}{unit}")
+        if boxes.detections_moved:
+            self.failures.append(
+                f"{boxes.detections_moved} of {boxes.detections} detections, {how}, have no partner in the file"
+            )
+        for name, value in self.outputs.items():
+            if not np.isfinite(value):
+                self.failures.append(f"output '{name}' with its own state is not finite")
         if len([reason for reason in self.resets if reason]) < 2:
             self.failures.append("the sequence holds no reset after its first frame")
 
@@ -97,6 +141,8 @@ class ParityReport:
             "frames": self.frames,
             "resets": self.resets,
             "outputs_max_abs_difference": self.outputs,
+            "outputs_relative_difference": self.outputs_relative,
+            "outputs_relative_difference_from_same_integers": self.step_outputs_relative or None,
             "boxes": vars(self.boxes),
             "boxes_from_same_integers": vars(self.step_boxes) if self.step_boxes else None,
             "boxes_torch_against_itself": vars(self.control_boxes) if self.control_boxes else None,
@@ -106,12 +152,16 @@ class ParityReport:
                 "different": self.weight_integers_different,
             },
             "activations": {name: vars(item) for name, item in self.activations.items()},
+            "activations_lost": self.lost,
             "default_mode_boxes": vars(self.default_mode_boxes) if self.default_mode_boxes else None,
             "default_mode_error": self.default_mode_error,
             "scores": {run: vars(scores) for run, scores in self.scores.items()},
             "scored_frames": self.scored_frames,
             "asked": {
-                "box_center_m": CENTER_TOLERANCE_M,
+                "frames": PARITY_FRAMES,
+                "output_relative": OUTPUT_TOLERANCE,
+                **{f"box_{name}": tolerance for name, tolerance in BOX_TOLERANCES.items()},
+                "detections_moved": 0,
                 "activation_integers_different": INTEGER_SHARE_TOLERANCE,
                 "activation_steps": 1,
                 "weight_integers_different": 0,
@@ -132,11 +182,12 @@ def prove(
     Outputs and boxes: each side feeds back its own state, through all frames. A quantised model is also compared
     stretch by stretch, from the same integers and the same state, and that is what is judged: rounding is a threshold,
     so that two runs whose float sums differ in the last bit drift apart by whole steps. How far torch so drifts from
-    itself with other convolution kernels is reported beside. `taps` names the tensor of integers of each quantiser.
+    itself with other convolution kernels, over the same frames, is reported beside. `taps` names the tensor of integers
+    of each quantiser.
     """
     report = ParityReport(frames_are)
     names = [item.name for item in graph_outputs(graph.spec, graph.options)]
-    report.outputs = dict.fromkeys(names, 0.0)
+    report.outputs, report.outputs_relative = dict.fromkeys(names, 0.0), dict.fromkeys(names, 0.0)
     report.activations = {name: ActivationParity() for name in taps}
     feeds = Feeds(graph_inputs(graph.spec, graph.options))
     reference = _Reference(graph, feeds, names, taps, report, model)
@@ -147,12 +198,13 @@ def prove(
 
     expected_stream, ours = StreamingSession(reference.step), stream_of(UNFUSED)
     accuracy = Accuracy(graph.spec)
-    others: list[tuple[str, BoxParity, StreamingSession, int]] = []
+    others: list[tuple[str, BoxParity, StreamingSession]] = []
     if taps:
         report.step_boxes, report.control_boxes = BoxParity(), BoxParity()
-        others = [("", report.control_boxes, StreamingSession(reference.control_step), CONTROL_FRAMES)]
+        report.step_outputs_relative = dict.fromkeys(names, 0.0)
+        others = [("", report.control_boxes, StreamingSession(reference.control_step))]
         try:
-            others.append(("default mode", default_boxes := BoxParity(), stream_of({}), sys.maxsize))
+            others.append(("default mode", default_boxes := BoxParity(), stream_of({})))
             report.default_mode_boxes = default_boxes
         except Exception as error:  # ONNX Runtime's own classes, which derive from nothing narrower
             report.default_mode_error = str(error).strip().splitlines()[0]
@@ -166,22 +218,23 @@ def prove(
             for name, left, right in zip(names, arrays, found, strict=True):
                 gap = np.abs(left.astype(np.float64) - right.astype(np.float64)).max()
                 report.outputs[name] = larger(report.outputs[name], gap)
+                relative = relative_gap(right, left)
+                report.outputs_relative[name] = larger(report.outputs_relative[name], relative)
             report.boxes.add(arrays, found, graph.spec)
             accuracy.add_frame(frame)
             accuracy.add("torch", frame, *arrays[1:])
             accuracy.add("onnxruntime", frame, *found[1:])
-            for run, boxes, stream, limit in others:
-                if report.frames < limit:
-                    other = stream.step(*arguments)
-                    boxes.add(arrays, [other.bev_embed, other.classes, other.coords], graph.spec)
-                    if run:
-                        accuracy.add(run, frame, other.classes, other.coords)
+            for run, boxes, stream in others:
+                other = stream.step(*arguments)
+                boxes.add(arrays, [other.bev_embed, other.classes, other.coords], graph.spec)
+                if run:
+                    accuracy.add(run, frame, other.classes, other.coords)
             report.resets.append(expected.reset_reason)
             report.frames += 1
             if progress is not None:
                 progress(report.frames)
     report.scores, report.scored_frames = accuracy.scores(), len(accuracy.frames)
-    report.weights_used = reference.recorded.weights_used
+    report.weights_used, report.lost = reference.recorded.weights_used, sorted(reference.recorded.lost)
     return report
 
 
@@ -198,8 +251,13 @@ class _Reference:
         model: onnx.ModelProto,
     ) -> None:
         self.graph, self.feeds, self.names, self.taps, self.report = graph, feeds, names, taps, report
-        self.recorded = RecordedIntegers()
-        self.forced = session_of(forced_copy(model, taps)) if taps else None
+        self.recorded, self.model = RecordedIntegers(), model
+        self.forced: Any = None  # made at the first step, which tells which quantisers run
+        self.bounds = (
+            {name: (item.grid.qmin, item.grid.qmax) for name, item in activation_quantizers(graph.model).items()}
+            if graph.options.clip == "relaxed"
+            else {}
+        )
 
     def _run(self, feed: dict[str, Any]) -> tuple[Array, Array, Array]:
         inputs = graph_inputs(self.graph.spec, self.graph.options)
@@ -212,14 +270,19 @@ class _Reference:
         feed = self.feeds(*arguments)
         outputs = self._run(feed)
         integers = self.recorded.take(self.taps)
-        if self.forced is not None and self.report.step_boxes is not None:
+        if integers and self.report.step_boxes is not None:
+            if self.forced is None:
+                self.forced = session_of(forced_copy(self.model, {name: self.taps[name] for name in integers}))
             given = {self.taps[name] + FORCED: array for name, array in integers.items()}
-            tensors = list(dict.fromkeys(self.taps.values()))
+            tensors = list(dict.fromkeys(self.taps[name] for name in integers))
             found = self.forced.run([*self.names, *tensors], {**feed, **given})
             computed = dict(zip(tensors, found[len(self.names) :], strict=True))
             for name, array in integers.items():
-                self.report.activations[name].add(array, computed[self.taps[name]])
+                self.report.activations[name].add(array, computed[self.taps[name]], self.bounds.get(name))
             self.report.step_boxes.add(list(outputs), found[: len(self.names)], self.graph.spec)
+            for name, left, right in zip(self.names, outputs, found, strict=False):  # the integers come behind
+                relative = relative_gap(right, left)
+                self.report.step_outputs_relative[name] = larger(self.report.step_outputs_relative[name], relative)
         return outputs
 
     def control_step(self, *arguments: Any) -> tuple[Array, Array, Array]:

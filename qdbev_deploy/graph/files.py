@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import os
+from collections.abc import Iterator
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 import onnx
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+from onnx import TensorProto, helper, numpy_helper
 
 from qdbev_deploy.errors import QdbevError
 from qdbev_deploy.files import atomic_output
+from qdbev_deploy.graph.index import all_nodes, sort_nodes, subgraphs_of
 
+# Element types of which two or four share a byte.
+_PACKED = {number for name, number in TensorProto.DataType.items() if name.endswith(("INT4", "INT2", "FLOAT4E2M1"))}
 # Protobuf itself ends at 2 GiB; a file beyond that cannot be one ONNX message.
 MAX_PROTOBUF_BYTES = (2 << 30) - 1
 _REEXPORT = "export it again, or copy it again from where it was whole"
+_SAID_CHARACTERS = 300  # of the checker's words
 
 
 def _external_files(model: onnx.ModelProto, path: Path) -> list[Path]:
@@ -22,7 +29,7 @@ def _external_files(model: onnx.ModelProto, path: Path) -> list[Path]:
     folder = path.parent.resolve()
     found: dict[str, Path] = {}
     for tensor in _all_tensors(model):
-        if tensor.data_location != onnx.TensorProto.EXTERNAL:
+        if tensor.data_location != TensorProto.EXTERNAL:
             continue
         entry = {item.key: item.value for item in tensor.external_data}
         location = entry.get("location", "")
@@ -41,7 +48,7 @@ def _external_files(model: onnx.ModelProto, path: Path) -> list[Path]:
                 "every external data file beside the model",
                 "copy the data file together with the model",
             )
-        end = int(entry.get("offset", 0) or 0) + int(entry.get("length", 0) or 0)
+        end = _byte_count(path, tensor, entry, "offset") + _byte_count(path, tensor, entry, "length")
         if end > target.stat().st_size:
             raise QdbevError(
                 f"{location} has {target.stat().st_size:,} bytes and the weight '{tensor.name}' ends at byte {end:,}",
@@ -52,14 +59,55 @@ def _external_files(model: onnx.ModelProto, path: Path) -> list[Path]:
     return list(found.values())
 
 
-def _all_tensors(model: onnx.ModelProto) -> list[onnx.TensorProto]:
-    tensors = list(model.graph.initializer)
-    for node in [*model.graph.node, *(node for function in model.functions for node in function.node)]:
+def _byte_count(path: Path, tensor: TensorProto, entry: dict[str, str], key: str) -> int:
+    said = entry.get(key) or "0"
+    if not (said.isascii() and said.isdigit()):
+        raise QdbevError(
+            f"{path.name}: the weight '{tensor.name}' has the {key} {said[:40]!r} in its external data file",
+            "a number of bytes",
+            _REEXPORT,
+        )
+    return int(said)
+
+
+def _all_tensors(model: onnx.ModelProto) -> Iterator[TensorProto]:
+    """Every stored tensor, those within functions and subgraphs included."""
+    yield from model.graph.initializer
+    for node in (*all_nodes(model.graph.node), *(item for f in model.functions for item in all_nodes(f.node))):
         for attribute in node.attribute:
             if attribute.HasField("t"):
-                tensors.append(attribute.t)
-            tensors.extend(attribute.tensors)
-    return tensors
+                yield attribute.t
+            yield from attribute.tensors
+            for graph in subgraphs_of(attribute):
+                yield from graph.initializer
+
+
+def _require_whole(tensor: TensorProto) -> None:
+    """The checker asks for enough bytes; more than the shape holds are a broken file, too."""
+    if tensor.data_type == TensorProto.STRING:
+        return
+    if not tensor.HasField("raw_data") or tensor.data_type in _PACKED:
+        numpy_helper.to_array(tensor)
+        return
+    needed = math.prod(tensor.dims) * helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
+    if len(tensor.raw_data) != needed:
+        raise ValueError(f"the weight '{tensor.name}' has {len(tensor.raw_data):,} bytes, its shape {needed:,}")
+
+
+def _require_sound(model: onnx.ModelProto, path: Path) -> None:
+    """Refuse what ONNX' own checker refuses: names that nothing makes, loops, wrong numbers of inputs or of bytes."""
+    try:
+        onnx.checker.check_model(model)
+        for tensor in _all_tensors(model):
+            _require_whole(tensor)
+    except Exception as error:  # a broken file can make it raise anything
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        said = " ".join(lines)[:_SAID_CHARACTERS].rstrip(". ")
+        raise QdbevError(
+            f"{path.name} is no valid ONNX model: {said or type(error).__name__}",
+            "a model that onnx.checker.check_model accepts",
+            _REEXPORT,
+        ) from error
 
 
 def read_onnx(path: str | os.PathLike[str]) -> onnx.ModelProto:
@@ -82,8 +130,13 @@ def read_onnx(path: str | os.PathLike[str]) -> onnx.ModelProto:
             from error  # fmt: skip
     if not model.HasField("graph") or not model.graph.node or not model.opset_import:
         raise QdbevError(f"{path} ({size:,} bytes) holds no ONNX graph", "a file as onnx.save writes it", _REEXPORT)
-    if _external_files(model, path):
-        onnx.load_external_data_for_model(model, str(path.parent))
+    try:
+        if _external_files(model, path):
+            onnx.load_external_data_for_model(model, str(path.parent))
+        sort_nodes(model)
+    except (onnx.checker.ValidationError, ValueError, TypeError) as error:
+        raise QdbevError(f"{path.name}: {error}", "weights in whole files beside the model", _REEXPORT) from error
+    _require_sound(model, path)
     return model
 
 
@@ -105,4 +158,17 @@ def sha256_of(path: str | os.PathLike[str]) -> str:
     with Path(path).open("rb") as stream:
         while block := stream.read(1 << 20):
             digest.update(block)
+    return digest.hexdigest()
+
+
+def content_sha256_of(path: str | os.PathLike[str]) -> str:
+    """The digest of an ONNX file with the weights that lie beside it; of the file alone where there are none."""
+    path = Path(path)
+    model = onnx.ModelProto.FromString(path.read_bytes())
+    beside = sorted(_external_files(model, path))
+    if not beside:
+        return sha256_of(path)
+    digest = hashlib.sha256(sha256_of(path).encode())
+    for file in beside:
+        digest.update(sha256_of(file).encode())
     return digest.hexdigest()

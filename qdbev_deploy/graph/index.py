@@ -26,7 +26,7 @@ class Graph:
         self.producer: dict[str, NodeProto] = {name: node for node in self.proto.node for name in node.output if name}
         self.consumers: dict[str, list[NodeProto]] = {}
         for node in self.proto.node:
-            for name in node.input:
+            for name in names_read(node):
                 self.consumers.setdefault(name, []).append(node)
         self.initializers: dict[str, TensorProto] = {tensor.name: tensor for tensor in self.proto.initializer}
         self.outputs = {value.name for value in self.proto.output}
@@ -79,6 +79,30 @@ def attributes(node: NodeProto) -> dict[str, Any]:
     return {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}
 
 
+def subgraphs_of(attribute: onnx.AttributeProto) -> list[onnx.GraphProto]:
+    """The graphs that an attribute holds: the branches of an If, the body of a Loop."""
+    return [*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs]
+
+
+def nested_nodes(node: NodeProto) -> Iterator[NodeProto]:
+    """The nodes in the subgraphs of a node, however deep."""
+    for attribute in node.attribute:
+        for graph in subgraphs_of(attribute):
+            yield from all_nodes(graph.node)
+
+
+def all_nodes(nodes: Iterable[NodeProto]) -> Iterator[NodeProto]:
+    """Nodes, each followed by those in its subgraphs."""
+    for node in nodes:
+        yield node
+        yield from nested_nodes(node)
+
+
+def names_read(node: NodeProto) -> list[str]:
+    """What a node reads; what its subgraphs read is read by it, too."""
+    return [*node.input, *(name for inner in nested_nodes(node) for name in inner.input)]
+
+
 def standard_opset(model: onnx.ModelProto) -> int:
     return int(next(entry.version for entry in model.opset_import if entry.domain in STANDARD_DOMAINS))
 
@@ -88,7 +112,7 @@ def constant_nodes(graph: Graph) -> set[str]:
     computed = {value.name for value in graph.proto.input if value.name not in graph.initializers}
     constant = set()
     for node in graph.proto.node:
-        if any(name in computed for name in node.input):
+        if any(name in computed for name in names_read(node)):
             computed.update(node.output)
         else:
             constant.add(node.name)
@@ -126,7 +150,7 @@ def remove_unused(model: onnx.ModelProto) -> None:
     for node in reversed(graph.node):
         if any(name in needed for name in node.output):
             kept.append(node)
-            needed.update(node.input)
+            needed.update(names_read(node))
     if len(kept) != len(graph.node):
         kept.reverse()
         kept = [NodeProto.FromString(node.SerializeToString()) for node in kept]
@@ -157,7 +181,7 @@ def sort_nodes(model: onnx.ModelProto) -> None:
             elif index not in state:
                 state[index] = False
                 stack.append((index, True))
-                needs = [made_by[name] for name in graph.node[index].input if name in made_by]
+                needs = [made_by[name] for name in names_read(graph.node[index]) if name in made_by]
                 stack.extend((need, False) for need in reversed(needs) if need not in state)
     if order != list(range(len(order))):
         nodes = [NodeProto.FromString(graph.node[index].SerializeToString()) for index in order]

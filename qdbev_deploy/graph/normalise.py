@@ -22,6 +22,7 @@ from qdbev_deploy.graph.index import (
     WEIGHTED,
     Graph,
     attributes,
+    nested_nodes,
     remove_unused,
     replace_input,
     sort_nodes,
@@ -104,26 +105,75 @@ def store_parameters(model: onnx.ModelProto) -> list[str]:
     return changed
 
 
-def add_zero_points(model: onnx.ModelProto) -> list[str]:
-    """A DequantizeLinear without a zero point gets the one that it implies: zero, of its integers' type."""
-    graph, changed = Graph(model), []
+def biases_in_float(model: onnx.ModelProto) -> list[str]:
+    """Stored 32-bit integers behind a DequantizeLinear, as others write biases, become the floats that they stand for.
+
+    No parser of TensorRT takes them, and a builder adds biases in float.
+    """
+    graph = Graph(model)
+    changed: list[str] = []
     for node in model.graph.node:
-        if node.op_type != "DequantizeLinear" or (len(node.input) > 2 and node.input[2]):
+        if node.op_type != "DequantizeLinear" or node.domain not in STANDARD_DOMAINS:
             continue
-        maker, scale = graph.producer.get(node.input[0]), graph.constant(node.input[1])
-        type_ = int(TensorProto.UNDEFINED)
-        if maker is not None and maker.op_type == "QuantizeLinear" and len(maker.input) > 2:
-            type_ = graph.element_type(maker.input[2])
-        elif node.input[0] in graph.initializers:
-            type_ = graph.element_type(node.input[0])
-        if type_ == TensorProto.UNDEFINED or scale is None:
+        integers, scale = graph.constant(node.input[0]), graph.constant(node.input[1])
+        if integers is None or integers.dtype != np.int32 or scale is None or node.output[0] in graph.outputs:
             continue
-        name = f"{node.name or node.output[0]}.zero_point"
-        model.graph.initializer.append(helper.make_tensor(name, type_, scale.shape, [0] * int(scale.size)))
-        del node.input[2:]
-        node.input.append(name)
+        zero = graph.constant(node.input[2]) if len(node.input) > 2 and node.input[2] else np.zeros_like(integers[:0])
+        along = attributes(node).get("axis", 1)
+        if zero is None or zero.any() or (scale.size > 1 and not -integers.ndim <= along < integers.ndim):
+            continue
+        shape = (
+            [-1 if index == along % integers.ndim else 1 for index in range(integers.ndim)] if scale.size > 1 else []
+        )
+        floats = integers.astype(scale.dtype) * scale.reshape(shape)
+        name = f"{node.input[0]}/float/{len(changed)}"
+        model.graph.initializer.append(numpy_helper.from_array(np.asarray(floats, scale.dtype), name))
+        replace_input(graph.consumers.get(node.output[0], []), node.output[0], name)
+        changed.append(node.name or node.output[0])
+    if changed:
+        remove_unused(model)
+    return changed
+
+
+def add_zero_points(model: onnx.ModelProto) -> list[str]:
+    """Q and DQ without a zero point get the one that they imply: zero, of their integers' type."""
+    graph = Graph(model)
+    changed: list[str] = []
+    made: dict[str, int] = {}  # type of the integers that each QuantizeLinear makes
+    for node in model.graph.node:
+        if node.op_type not in _PAIR or node.domain not in STANDARD_DOMAINS:
+            continue
+        has_zero, known = len(node.input) > 2 and bool(node.input[2]), attributes(node)
+        if node.op_type == "QuantizeLinear":
+            # What says the type is the zero point, or else an attribute of opset 21, or else nothing: then it is uint8.
+            type_ = graph.element_type(node.input[2]) if has_zero else known.get("output_dtype", 0) or TensorProto.UINT8
+            made[node.output[0]] = type_
+        else:
+            type_ = _integer_type(graph, node.input[0], made)
+        scale = graph.constant(node.input[1])
+        if not has_zero and type_ != TensorProto.UNDEFINED and scale is not None:
+            zero = f"{node.name or node.output[0]}.zero_point"
+            model.graph.initializer.append(helper.make_tensor(zero, type_, scale.shape, [0] * int(scale.size)))
+            del node.input[2:]
+            node.input.append(zero)
+        elif not (has_zero and node.op_type == "QuantizeLinear" and "output_dtype" in known):
+            continue
+        if node.op_type == "QuantizeLinear":  # the zero point says the type, in every opset
+            for index in reversed(range(len(node.attribute))):
+                if node.attribute[index].name == "output_dtype":
+                    del node.attribute[index]
         changed.append(node.name or node.output[0])
     return changed
+
+
+def _integer_type(graph: Graph, name: str, made: dict[str, int]) -> int:
+    """The type of integers that a DequantizeLinear reads: those of the QuantizeLinear before it, or the stored ones."""
+    while name not in made:
+        maker = graph.producer.get(name)
+        if maker is None or maker.op_type not in ("Clip", "Reshape", "Transpose", "Identity", "MaxPool"):
+            return graph.element_type(name)
+        name = maker.input[0]
+    return made[name]
 
 
 def _is_integer_clip(graph: Graph, node: NodeProto) -> bool:
@@ -321,7 +371,8 @@ STEPS = (
     Step("stored tensors taken out of the list of inputs", stored_are_no_inputs),
     Step("Q/DQ of other domains declared as the standard ops that they are", standard_domains),
     Step("scales, zero points and integers behind constants, casts and views stored", store_parameters),
-    Step("zero points added where they were implied", add_zero_points),
+    Step("32-bit biases behind a DequantizeLinear stored as the floats that they stand for", biases_in_float),
+    Step("zero points added where they were implied or an attribute said their type", add_zero_points),
     Step("weights stored as the integers that their QuantizeLinear and integer Clip make", weights_as_integers),
     Step("activations made int8 with zero point 0, integer Clips moved before Q, in float", signed_activations),
 )
@@ -344,6 +395,13 @@ def require_normal(model: onnx.ModelProto) -> None:
     """Refuse Q/DQ that a TensorRT parser would read as something else than what the file says."""
     graph = Graph(model)
     for node in model.graph.node:
+        hidden = next((inner for inner in nested_nodes(node) if inner.op_type in _PAIR), None)
+        if hidden is not None:
+            raise QdbevError(
+                f"node '{node.name or node.output[0]}' is an {node.op_type} with a {hidden.op_type} in its subgraph",
+                "quantisation in the main graph alone",
+                "export the model without branches and loops",
+            )
         if node.op_type not in _PAIR or node.domain not in STANDARD_DOMAINS:
             continue
         name = node.name or node.output[0]
@@ -359,6 +417,14 @@ def require_normal(model: onnx.ModelProto) -> None:
                 f"node '{name}' has unsigned integers, or a zero point that is computed",
                 "int8 and zero point 0: TensorRT reads the rest as if it were signed",
                 "quantise symmetrically; behind a ReLU with a scale of largest / 127, not / 255",
+            )
+        if zero.dtype.name not in ("int8", "int4") or (
+            zero.dtype.name == "int4" and stored(graph, node.input[0]) is None
+        ):
+            raise QdbevError(
+                f"node '{name}' has integers of type {zero.dtype.name}",
+                "int8, or int4 for stored weights",
+                "quantise with INT8",
             )
         if zero.any():
             raise QdbevError(

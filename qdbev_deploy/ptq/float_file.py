@@ -19,8 +19,8 @@ from qdbev_deploy.calibration.recipe import Recipe, Rule, resolve
 from qdbev_deploy.contract import TensorSpec, VariantSpec, stream_inputs, stream_outputs, variant
 from qdbev_deploy.data.nuscenes import Frame
 from qdbev_deploy.errors import QdbevError
-from qdbev_deploy.graph.files import read_onnx, sha256_of
-from qdbev_deploy.graph.index import Graph, sort_nodes, standard_opset, with_shapes
+from qdbev_deploy.graph.files import content_sha256_of, read_onnx
+from qdbev_deploy.graph.index import Graph, all_nodes, standard_opset, with_shapes
 from qdbev_deploy.ptq.insertion import activation_grid, insert
 from qdbev_deploy.ptq.observe import observe, passes
 from qdbev_deploy.ptq.placement import Activation, Placement, find_placement
@@ -53,7 +53,6 @@ class FloatFile:
         _require_float(model, path)
         spec = _spec_of(model, path, variant_name)
         inputs = _inputs_of(model, spec, path)
-        sort_nodes(model)
         model = with_shapes(model)
         placement = find_placement(model)
         if not placement.weights:
@@ -70,7 +69,7 @@ class FloatFile:
         activation_rules = resolve(recipe.activations, names, [], recipe, "activations")
         chosen = [activation for activation in placement.activations if activation.name in activation_rules]
         return cls(
-            model, spec, inputs, sha256_of(path), recipe, placement, weight_rules, activation_rules,
+            model, spec, inputs, content_sha256_of(path), recipe, placement, weight_rules, activation_rules,
             passes(model, chosen),
         )  # fmt: skip
 
@@ -132,7 +131,7 @@ class FloatFile:
 
 
 def _require_float(model: onnx.ModelProto, path: Path) -> None:
-    for node in model.graph.node:
+    for node in all_nodes(model.graph.node):
         if node.op_type in _QUANTISED:
             raise QdbevError(
                 f"{path} is quantised already: node '{node.name}' is a {node.op_type}",

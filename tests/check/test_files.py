@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
+from onnx import TensorProto, helper
 
 from qdbev_deploy.errors import ExitCode, QdbevError
 from qdbev_deploy.graph import files
@@ -83,3 +85,110 @@ def test_external_data_that_is_cut_or_gone(tmp_path: Path) -> None:
     assert "ends at byte" in refusal(path)
     (tmp_path / "weights.bin").unlink()
     assert "which is not there" in refusal(path)
+
+
+def _undefined(model: onnx.ModelProto) -> None:
+    model.graph.node[0].input[0] = "nothing"
+
+
+def _made_twice(model: onnx.ModelProto) -> None:
+    model.graph.node.append(model.graph.node[-1])
+
+
+def _cycle(model: onnx.ModelProto) -> None:
+    model.graph.node.extend([helper.make_node("Identity", ["a"], ["b"]), helper.make_node("Identity", ["b"], ["a"])])
+
+
+def _bytes(change: Callable[[bytes], bytes]) -> Callable[[onnx.ModelProto], None]:
+    def cut(model: onnx.ModelProto) -> None:
+        model.graph.initializer[2].raw_data = change(model.graph.initializer[2].raw_data)
+
+    return cut
+
+
+def _few_numbers(model: onnx.ModelProto) -> None:
+    tensor = helper.make_tensor("few", TensorProto.FLOAT, [2], [1.0, 2.0])
+    del tensor.float_data[1:]
+    model.graph.initializer.append(tensor)
+
+
+def _one_input(model: onnx.ModelProto) -> None:
+    del model.graph.node[-1].input[1:]
+
+
+def _no_attribute(model: onnx.ModelProto) -> None:
+    model.graph.node.append(helper.make_node("Cast", ["x"], ["cast"]))
+
+
+def _unknown_op(model: onnx.ModelProto) -> None:
+    model.graph.node.append(helper.make_node("NotAnOp", ["x"], ["y"]))
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (_undefined, "'nothing'"),
+        (_made_twice, "'out'"),
+        (_cycle, "input 'b'"),
+        (_bytes(lambda raw: raw[:-1]), "w.integers"),
+        (_bytes(lambda raw: raw + b"0"), "w.integers"),
+        (_few_numbers, "few"),
+        (_one_input, "Conv_out"),
+        (_no_attribute, "'to'"),
+        (_unknown_op, "NotAnOp"),
+    ],
+)
+def test_a_graph_that_no_runtime_takes(change: Callable[[onnx.ModelProto], None], says: str, tmp_path: Path) -> None:
+    model = int8_conv()
+    change(model)
+    (tmp_path / "m.onnx").write_bytes(model.SerializeToString())
+    assert says in refusal(tmp_path / "m.onnx")
+
+
+def test_nodes_in_any_order_are_read_sorted(tmp_path: Path) -> None:
+    model = int8_conv()
+    nodes = [onnx.NodeProto.FromString(node.SerializeToString()) for node in reversed(model.graph.node)]
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+    onnx.save(model, tmp_path / "m.onnx")
+    assert [node.output[0] for node in files.read_onnx(tmp_path / "m.onnx").graph.node][-2:] == ["w", "out"]
+
+
+@pytest.mark.parametrize(("key", "value"), [("offset", "abc"), ("offset", "-9"), ("length", "-5"), ("length", "1e3")])
+def test_external_data_at_no_number(key: str, value: str, tmp_path: Path) -> None:
+    path = tmp_path / "m.onnx"
+    onnx.save(int8_conv(), path, save_as_external_data=True, location="weights.bin", size_threshold=0)
+    model = onnx.load(path, load_external_data=False)
+    for entry in model.graph.initializer[0].external_data:
+        if entry.key == key:
+            entry.value = value
+    path.write_bytes(model.SerializeToString())
+    assert f"the {key} '{value}'" in refusal(path)
+
+
+def test_external_data_that_leaves_the_folder_from_a_branch(tmp_path: Path) -> None:
+    outside = TensorProto(name="far", data_type=TensorProto.FLOAT, dims=[1], data_location=TensorProto.EXTERNAL)
+    outside.external_data.add(key="location", value="../secret.bin")
+    out = helper.make_tensor_value_info("t", TensorProto.FLOAT, [1])
+    constant = helper.make_node("Constant", [], ["t"], value=outside)
+    for branch in (
+        helper.make_graph([constant], "then", [], [out]),
+        helper.make_graph([helper.make_node("Identity", ["far"], ["t"])], "then", [], [out], [outside]),
+    ):
+        model = int8_conv()
+        model.graph.node.append(helper.make_node("If", ["x"], ["y"], then_branch=branch, else_branch=branch))
+        (tmp_path / "m.onnx").write_bytes(model.SerializeToString())
+        assert "outside the model's folder" in refusal(tmp_path / "m.onnx")
+
+
+def test_the_digest_covers_weights_beside_the_file(tmp_path: Path) -> None:
+    path, beside = tmp_path / "m.onnx", tmp_path / "weights.bin"
+    onnx.save(int8_conv(), path)
+    assert files.content_sha256_of(path) == files.sha256_of(path)
+    onnx.save(int8_conv(), path, save_as_external_data=True, location=beside.name, size_threshold=0)
+    before = files.content_sha256_of(path)
+    assert files.content_sha256_of(path) == before
+    content = bytearray(beside.read_bytes())
+    content[0] ^= 1
+    beside.write_bytes(content)
+    assert files.content_sha256_of(path) != before

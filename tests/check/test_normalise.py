@@ -232,3 +232,78 @@ def test_what_the_standard_op_of_this_opset_cannot_say_keeps_its_domain() -> Non
             tensor.CopyFrom(numpy_helper.from_array(np.uint16(128), "y.zero"))
     normalise(model)
     assert [node.domain for node in model.graph.node if node.domain] == ["com.microsoft"] * 2
+
+
+def with_integer_bias(scale_shape: tuple[int, ...], zero: int = 0) -> onnx.ModelProto:
+    """A convolution and its bias as onnxruntime.quantization writes them: 32-bit integers behind a DequantizeLinear."""
+    scales = np.asarray(RNG.random(scale_shape) * 0.01 + 0.001, np.float32)
+    nodes = [
+        helper.make_node("QuantizeLinear", ["x", "s", "z"], ["q"]),
+        helper.make_node("DequantizeLinear", ["q", "s", "z"], ["dq"]),
+        helper.make_node("DequantizeLinear", ["w", "w.scale", "w.zero"], ["w/dq"], axis=0),
+        helper.make_node("DequantizeLinear", ["b", "b.scale", "b.zero"], ["b/dq"], name="bias", axis=0),
+        helper.make_node("Conv", ["dq", "w/dq", "b/dq"], ["out"]),
+    ]
+    arrays = {
+        "s": np.float32(0.02), "z": np.int8(0), "w": RNG.integers(-127, 128, (4, 3, 3, 3)).astype(np.int8),
+        "w.scale": RNG.random(4).astype(np.float32) * 0.01, "w.zero": np.zeros(4, np.int8),
+        "b": np.array([-30000, 5, 0, 2**24 + 1], np.int32), "b.scale": scales,
+        "b.zero": np.full(scale_shape, zero, np.int32),
+    }  # fmt: skip
+    return graph_of(nodes, {"x": (1, 3, 5, 5)}, arrays)
+
+
+@pytest.mark.parametrize("scale_shape", [(), (1,), (4,)])
+def test_integer_biases_become_floats(scale_shape: tuple[int, ...], tmp_path: Path) -> None:
+    model = with_integer_bias(scale_shape)
+    notes = normalise(changed := copy_of(model))
+    assert [note for note in notes if "bias" in note]
+    assert np.array_equal(run(changed), run(model))
+    graph = Graph(changed)
+    assert graph.element_type(graph.proto.node[-1].input[2]) == TensorProto.FLOAT
+    assert TensorProto.INT32 not in {tensor.data_type for tensor in changed.graph.initializer}
+    assert reports(model, tmp_path) == []
+
+
+def test_other_integers_are_refused(tmp_path: Path) -> None:
+    model = with_integer_bias((), zero=3)
+    assert ("integer-type", "bias") in reports(model, tmp_path)
+    with pytest.raises(QdbevError, match="node 'bias' has integers of type int32"):
+        lower(model, "trt10.3")
+
+
+@pytest.mark.parametrize(("says", "kind"), [({}, np.uint8), ({"output_dtype": TensorProto.INT8}, np.int8)])
+def test_zero_points_that_a_quantizer_implies(says: dict[str, int], kind: type) -> None:
+    nodes = [
+        helper.make_node("QuantizeLinear", ["x", "s"], ["q"], **says),
+        helper.make_node("Identity", ["q"], ["seen"]),
+        helper.make_node("DequantizeLinear", ["seen", "s"], ["out"]),
+    ]
+    model = graph_of(nodes, {"x": (1, 3, 5, 5)}, {"s": np.float32(0.02)}, opset=21)
+    before = run(model)
+    normalise(model)
+    onnx.checker.check_model(model, full_check=True)
+    assert np.array_equal(run(model), before)
+    graph = Graph(model)
+    for node in (graph.proto.node[0], graph.proto.node[-1]):
+        zero = graph.constant(node.input[2])
+        assert zero is not None
+        assert zero.dtype == kind
+        assert not node.attribute
+    if kind is np.int8:
+        lower(model, "trt10.3")
+    else:
+        with pytest.raises(QdbevError, match="unsigned"):
+            lower(model, "trt10.3")
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_a_type_that_is_said_twice_is_said_once(target: str) -> None:
+    nodes = [
+        helper.make_node("QuantizeLinear", ["x", "s", "z"], ["q"], output_dtype=TensorProto.INT8),
+        helper.make_node("DequantizeLinear", ["q", "s", "z"], ["out"]),
+    ]
+    model = graph_of(nodes, {"x": (1, 3, 5, 5)}, {"s": np.float32(0.02), "z": np.int8(0)}, opset=21)
+    lowered, _ = lower(model, target)
+    onnx.checker.check_model(lowered, full_check=True)
+    assert np.array_equal(run(lowered), run(model))

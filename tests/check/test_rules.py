@@ -13,10 +13,11 @@ from onnx import TensorProto, helper, numpy_helper
 from qdbev_deploy.check import check_onnx
 from qdbev_deploy.check.cost import activation_peak_bytes, coverage, node_costs, roofline
 from qdbev_deploy.check.devices import GPU_CHOICES, Device, device_named
-from qdbev_deploy.check.rules import Finding
+from qdbev_deploy.check.rules import Finding, opset
 from qdbev_deploy.errors import QdbevError
 from qdbev_deploy.graph.files import write_onnx
 from qdbev_deploy.graph.index import Graph
+from qdbev_deploy.graph.targets import TARGETS
 from tests.check.test_lowering import graph_of, int8_conv
 
 
@@ -40,7 +41,51 @@ def _set(name: str, array: np.ndarray) -> Callable[[onnx.ModelProto], None]:
 
 
 def _drop_zero_point(model: onnx.ModelProto) -> None:
-    del model.graph.node[0].input[2]
+    """What a QuantizeLinear without one makes is uint8."""
+    for node in model.graph.node[:2]:
+        del node.input[2]
+
+
+def _unknown_integers(model: onnx.ModelProto) -> None:
+    _foreign_domain(model)
+    model.graph.node.append(helper.make_node("DequantizeLinear", ["thing", "s"], ["d"], name="bare"))
+
+
+def _other_scale(model: onnx.ModelProto) -> None:
+    model.graph.initializer.append(numpy_helper.from_array(np.float32(0.7), "other"))
+    model.graph.node[1].input[1] = "other"
+
+
+def _other_scale_behind_views(model: onnx.ModelProto) -> None:
+    _other_scale(model)
+    model.graph.node.insert(1, helper.make_node("Identity", ["q"], ["seen"]))
+    model.graph.node[2].input[0] = "seen"
+
+
+def _sixteen_bits(model: onnx.ModelProto) -> None:
+    model.opset_import[0].version = 21
+    _set("z", np.int16(0))(model)
+
+
+def _branch(model: onnx.ModelProto) -> None:
+    """An If with a pair in one branch."""
+    (out,) = model.graph.output
+    model.graph.node[-1].output[0] = "convolved"
+    pair = [
+        helper.make_node("QuantizeLinear", ["convolved", "s", "z"], ["inner.q"]),
+        helper.make_node("DequantizeLinear", ["inner.q", "s", "z"], ["then.out"]),
+    ]
+    then, other = (helper.make_tensor_value_info(f"{word}.out", TensorProto.FLOAT, None) for word in ("then", "else"))
+    model.graph.initializer.append(numpy_helper.from_array(np.array(True), "condition"))
+    model.graph.node.append(
+        helper.make_node(
+            "If", ["condition"], [out.name], name="branch",
+            then_branch=helper.make_graph(pair, "then", [], [then]),
+            else_branch=helper.make_graph(
+                [helper.make_node("Det", ["convolved"], ["else.out"], name="below")], "else", [], [other]
+            ),
+        )
+    )  # fmt: skip
 
 
 def _uint8(model: onnx.ModelProto) -> None:
@@ -89,7 +134,13 @@ def _double(model: onnx.ModelProto) -> None:
 @pytest.mark.parametrize(
     ("change", "rule", "node"),
     [
-        (_drop_zero_point, "zero-point-missing", "QuantizeLinear_q"),
+        (_drop_zero_point, "uint8", "QuantizeLinear_q"),
+        (_unknown_integers, "zero-point-missing", "bare"),
+        (_sixteen_bits, "integer-type", "QuantizeLinear_q"),
+        (_other_scale, "scale-mismatch", "DequantizeLinear_dq"),
+        (_other_scale_behind_views, "scale-mismatch", "DequantizeLinear_dq"),
+        (_branch, "subgraph", "branch"),
+        (_branch, "unsupported-op", "below"),
         (_uint8, "uint8", "QuantizeLinear_q"),
         (_set("z", np.array(3, np.int8)), "zero-point", "QuantizeLinear_q"),
         (_set("s", np.float32(0.0)), "scale", "QuantizeLinear_q"),
@@ -115,6 +166,33 @@ def test_a_broken_rule_names_its_node(
     found = findings(model, tmp_path)
     assert (rule, node) in [(finding.rule, finding.node) for finding in found]
     assert all(finding.says and not finding.says.endswith(".") for finding in found)
+
+
+@pytest.mark.parametrize(
+    ("change", "rule"),
+    [
+        (_set("s", np.float32(np.nan)), "scale"),
+        (_computed_scale, "dynamic-scale"),
+        (_set("s", np.array([0.1, 0.2, 0.3], np.float32)), "per-channel-activation"),
+        (_other_scale, "scale-mismatch"),
+        (_branch, "subgraph"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_scales_are_held_to_the_rules_for_every_target(
+    change: Callable[[onnx.ModelProto], None], rule: str, tmp_path: Path
+) -> None:
+    model = int8_conv()
+    change(model)
+    for target in TARGETS:
+        assert rule in {finding.rule for finding in findings(model, tmp_path, target)}
+
+
+@pytest.mark.parametrize(("target", "newest"), [("trt8.6", 17), ("trt10.3", 20), ("trt11", 24), ("ort", 23)])
+def test_each_target_knows_its_opsets(target: str, newest: int) -> None:
+    for version in (newest, newest + 1):
+        found = list(opset(Graph(int8_conv(version)), TARGETS[target]))
+        assert [item.rule for item in found] == ([] if version == newest else ["opset"])
 
 
 def test_a_quantised_convolution_wants_its_shortcut_quantised(tmp_path: Path) -> None:
@@ -149,6 +227,7 @@ def test_a_plugin_wants_integers_rather_than_a_pair(tmp_path: Path) -> None:
     assert [item.rule for item in findings(attention(0.0, "q"), tmp_path)] == ["plugin-value"]
     assert [item.rule for item in findings(attention(0.1, "v"), tmp_path)] == ["plugin-value"]
     assert [item.rule for item in findings(attention(0.1, "q"), tmp_path)] == []
+    assert [item.rule for item in findings(attention(0.2, "q"), tmp_path)] == ["scale-mismatch"]
     assert [item.rule for item in findings(attention(0.1, "q"), tmp_path, "ort")] == ["missing-function"]
 
 

@@ -10,6 +10,7 @@ import pytest
 
 import qdbev_deploy.export.exporter as exporter
 from qdbev_deploy.cli import main
+from qdbev_deploy.export.parity import BOX_TOLERANCES
 from qdbev_deploy.graph.files import sha256_of
 from qdbev_deploy.model import save_checkpoint
 from qdbev_deploy.quant import save_student
@@ -46,7 +47,14 @@ def test_a_student_in_a_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     output = tmp_path / "student.onnx"
     assert main(["export", "--checkpoint", str(tmp_path / "student.pt"), "-o", str(output), "--frames", "4"]) == 0
     printed = capsys.readouterr().out
-    for words in ("parity holds", "weights' integers", "torch against itself", "int8", "backbone"):
+    for words in (
+        "parity holds over 4 frames; 20 are asked for",
+        "detections without a partner",
+        "weights' integers",
+        "torch against itself",
+        "int8",
+        "backbone",
+    ):
         assert words in printed
     metadata = {entry.key: entry.value for entry in onnx.load(output).metadata_props}
     assert metadata["qdbev.checkpoint_sha256"] == sha256_of(tmp_path / "student.pt")
@@ -57,7 +65,7 @@ def test_a_student_in_a_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]
 def test_a_failing_parity_exits_5_and_keeps_the_report(
     checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("qdbev_deploy.export.parity.CENTER_TOLERANCE_M", 0.0)
+    monkeypatch.setitem(BOX_TOLERANCES, "center_m", 0.0)
     output = tmp_path / "m.onnx"
     assert main(["export", "--checkpoint", str(checkpoint), "-o", str(output), "--frames", "4", "--json"]) == 5
     document = json.loads(capsys.readouterr().out)
@@ -93,3 +101,36 @@ def test_sentences(
     assert main(["export", "--checkpoint", str(checkpoint), "-o", str(output), *arguments]) in (3, 4)
     assert sentence in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_checkpoint_is_never_the_output(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    checkpoint = tmp_path / "student.onnx"  # a name that an output may have, too
+    save_checkpoint(checkpoint, float_model(SHORT))
+    before = checkpoint.read_bytes()
+    (tmp_path / "link.onnx").symlink_to(checkpoint)
+    (tmp_path / "m.export.json").symlink_to(checkpoint)
+    for output in ("student.onnx", "link.onnx", "m.onnx"):
+        assert main(["export", "--checkpoint", str(checkpoint), "-o", str(tmp_path / output)]) == 3
+        assert f"is the checkpoint {checkpoint} itself" in capsys.readouterr().err
+    assert checkpoint.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("output", "arguments", "sentence"),
+    [
+        ("m.pt", [], "does not end in .onnx"),
+        ("m", [], "does not end in .onnx"),
+        ("no/m.onnx", [], "does not exist"),
+        ("folder.onnx", [], "is a folder"),
+        ("m.onnx", ["--dataroot", "nowhere"], "nowhere"),
+    ],
+)
+def test_what_cannot_be_written_or_proved_is_told_before_tracing(
+    output: str, arguments: list[str], sentence: str, checkpoint: Path, tmp_path: Path,
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.delattr(exporter, "assemble")
+    (tmp_path / "folder.onnx").mkdir()
+    assert main(["export", "--checkpoint", str(checkpoint), "-o", str(tmp_path / output), *arguments]) in (3, 4)
+    assert sentence in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["folder.onnx"]

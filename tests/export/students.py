@@ -1,4 +1,4 @@
-"""Small models, float and quantised, and drives of noise for them: what the tests of this folder export."""
+"""Small models, float and quantised, drives of noise for them, and ways to spoil a file: what these tests export."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ from collections.abc import Iterator
 from functools import cache
 
 import numpy as np
+import onnx
 import torch
+from onnx import helper, numpy_helper
 
 from qdbev_deploy.contract import BackboneSpec, VariantSpec
 from qdbev_deploy.data.preprocess import preprocess, scale_lidar2img
@@ -79,3 +81,23 @@ def student(spec: VariantSpec, recipe_name: str = "w4a6") -> tuple[BEVFormer, Re
             session.step(frame.image, frame.lidar2img, frame.ego, frame.scene)
     set_scales(model, histograms, "percentile")
     return model, recipe
+
+
+def spoil(proto: onnx.ModelProto, what: str) -> onnx.ModelProto:
+    """A copy of a file that says something else: one of "classes", "sizes", "velocities", or a factor on bev_embed."""
+    copy: onnx.ModelProto = onnx.ModelProto.FromString(proto.SerializeToString())
+    if what in ("classes", "sizes", "velocities"):
+        branch = "cls_branches" if what == "classes" else "reg_branches"
+        biases = [item for item in copy.graph.initializer if branch in item.name and item.name.endswith("bias")]
+        array = numpy_helper.to_array(biases[-1]).copy()
+        columns = {"classes": list(range(len(array))), "sizes": [2, 3, 5], "velocities": [8, 9]}[what]
+        array[columns] += 3.0
+        biases[-1].CopyFrom(numpy_helper.from_array(array, biases[-1].name))
+        return copy
+    for node in copy.graph.node:
+        for names in (node.input, node.output):
+            for index, name in enumerate(names):
+                names[index] = "unspoilt" if name == "bev_embed" else name
+    copy.graph.initializer.append(numpy_helper.from_array(np.float32(what), "factor"))
+    copy.graph.node.append(helper.make_node("Mul", ["unspoilt", "factor"], ["bev_embed"], name="spoil"))
+    return copy

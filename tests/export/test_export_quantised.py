@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import onnx
@@ -13,15 +14,15 @@ from onnx import TensorProto, numpy_helper
 
 from qdbev_deploy.check import check_onnx
 from qdbev_deploy.contract import VariantSpec
-from qdbev_deploy.export import ExportReport, export_onnx
-from qdbev_deploy.export.carriers import CarriedActivation
+from qdbev_deploy.export import ExportOptions, ExportReport, export_onnx, exporter
 from qdbev_deploy.export.exporter import _compare_weights
-from qdbev_deploy.export.parity import ParityReport
+from qdbev_deploy.export.parity import ParityReport, prove
+from qdbev_deploy.export.streaming_graph import StreamingGraph
 from qdbev_deploy.graph.index import Graph, attributes
 from qdbev_deploy.graph.quantised import weight_dequantizers
 from qdbev_deploy.quant.quantise import integers
 from qdbev_deploy.reference import session_of
-from tests.export.students import DEFORMABLE, PLAIN, SHORT, frames, student
+from tests.export.students import DEFORMABLE, PLAIN, SHORT, frames, spoil, student
 from tests.export.test_export_float import LEVELS, feed
 
 
@@ -30,9 +31,42 @@ def export(spec: VariantSpec, path: Path, count: int, recipe: str = "w4a6", **op
     return export_onnx(model, path, recipe=chosen, frames=frames(spec, count=count), **options)
 
 
+class Proved(NamedTuple):
+    """An export with the tensors of integers that its proof was given."""
+
+    report: ExportReport
+    taps: dict[str, str]
+
+
+def proved(spec: VariantSpec, path: Path, count: int, **options: object) -> Proved:
+    given: list[dict[str, str]] = []
+
+    def noting(graph: StreamingGraph, model: onnx.ModelProto, taps: dict[str, str], *rest: Any) -> ParityReport:
+        given.append(taps)
+        return prove(graph, model, taps, *rest)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(exporter, "prove", noting)
+        return Proved(export(spec, path, count, **options), given[0] if given else {})
+
+
+def proved_again(
+    model: onnx.ModelProto, taps: dict[str, str], spec: VariantSpec = PLAIN, **options: Any
+) -> ParityReport:
+    graph = StreamingGraph(student(spec)[0], ExportOptions(**options))
+    report = prove(graph, model, taps, frames(spec, count=4), "noise")
+    report.judge()
+    return report
+
+
 @pytest.fixture(scope="module")
-def w4a6(tmp_path_factory: pytest.TempPathFactory) -> ExportReport:
-    return export(PLAIN, tmp_path_factory.mktemp("export") / "student.onnx", 20)
+def student_file(tmp_path_factory: pytest.TempPathFactory) -> Proved:
+    return proved(PLAIN, tmp_path_factory.mktemp("export") / "student.onnx", 20)
+
+
+@pytest.fixture(scope="module")
+def w4a6(student_file: Proved) -> ExportReport:
+    return student_file.report
 
 
 def test_every_integer_is_the_students(w4a6: ExportReport) -> None:
@@ -179,22 +213,47 @@ def test_a_wrong_weight_integer_is_found(w4a6: ExportReport) -> None:
     assert report.failures[0] == f"1 of {report.weight_integers} weight integers differ"
 
 
-def test_a_wrong_scale_is_found_where_it_is_and_relaxed_files_have_no_clips(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    made = CarriedActivation.__init__
+@pytest.mark.parametrize(
+    ("what", "sentences"),
+    [
+        ("classes", ["output 'outputs_classes', from the same integers", "scores, from the same integers"]),
+        ("sizes", ["output 'outputs_coords', from the same integers", "box sizes, from the same integers"]),
+        ("velocities", ["output 'outputs_coords', from the same integers", "velocities, from the same integers"]),
+        ("0.0", ["output 'bev_embed', from the same integers"]),
+    ],
+)
+def test_every_part_of_the_outputs_is_judged(what: str, sentences: list[str], student_file: Proved) -> None:
+    report = proved_again(spoil(onnx.load(student_file.report.path), what), student_file.taps)
+    for sentence in sentences:
+        assert any(failure.startswith(sentence) for failure in report.failures), report.failures
 
-    def distorted(self: CarriedActivation, name: str, *rest: object) -> None:
-        made(self, name, *rest)  # type: ignore[arg-type]
-        if name == "img_backbone.stem_tap":
-            self.scale *= 1.02
 
-    monkeypatch.setattr(CarriedActivation, "__init__", distorted)
-    report = export(SHORT, tmp_path / "student.onnx", 4, clip="relaxed")
+def test_a_quantiser_on_one_side_alone_is_reported(student_file: Proved) -> None:
+    taps = dict(student_file.taps)
+    taps["nobody"] = taps.pop("img_backbone.stem_tap")
+    report = proved_again(onnx.load(student_file.report.path), taps)
+    assert report.frames == 4
+    assert report.failures == [
+        "activation 'img_backbone.stem_tap' is quantised in torch and has no QuantizeLinear in the file",
+        "activation 'nobody' is in the file and was never quantised in torch",
+    ]
+
+
+def test_relaxed_files_have_no_clips_pass_and_a_wrong_scale_in_them_is_found_where_it_is(tmp_path: Path) -> None:
+    report, taps = proved(SHORT, tmp_path / "student.onnx", 4, clip="relaxed")
     assert clips(report.path) == []
     assert report.parity is not None
-    wrong = [failure for failure in report.parity.failures if failure.startswith("activation")]
-    assert wrong
+    assert report.parity.passed, report.parity.failures
+    beyond = {name: item.beyond for name, item in report.parity.activations.items() if item.beyond}
+    assert beyond  # percentile scales leave some outside their six bits
+    written = json.loads((tmp_path / "student.export.json").read_text())
+    assert {name: written["parity"]["activations"][name]["beyond"] for name in beyond} == beyond
+
+    model = onnx.load(report.path)
+    graph = Graph(model)
+    quantizer = graph.producer[taps["img_backbone.stem_tap"]]
+    scale = graph.initializers[quantizer.input[1]]
+    scale.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(scale) * np.float32(1.02), scale.name))
+    wrong = proved_again(model, taps, SHORT, clip="relaxed").failures
     assert wrong[0].startswith("activation 'img_backbone.stem_tap'")
-    assert report.path.is_file()  # kept for inspection, with its report
-    assert json.loads((tmp_path / "student.export.json").read_text())["parity"]["passed"] is False
+    assert proved_again(onnx.load(report.path), taps, SHORT).failures  # the same integers without leave to exceed

@@ -217,7 +217,8 @@ def test_the_command_needs_no_torch_and_its_cache_serves_again(
     content = json.loads(cache.read_text())
     content["scales"]["img_backbone.image_tap"] = 0.125
     cache.write_text(json.dumps(content))
-    assert main(command(native, Path("nowhere"), tmp_path / "b.onnx", "--cache", str(cache))) == 0
+    without_data = ["calibrate", "--onnx", str(native), "--recipe", "w8a8", "--cache", str(cache)]
+    assert main([*without_data, "-o", str(tmp_path / "b.onnx")]) == 0
     assert "next: qdbev-deploy check" in capsys.readouterr().out
     scales = [
         float(numpy_helper.to_array(tensor))
@@ -235,8 +236,8 @@ def test_a_cache_of_another_file_recipe_or_method_is_refused(
     file = FloatFile.open(native, load_recipe("w8a8"))
     cache = tmp_path / "cache.json"
     content = {
-        "format": "qdbev-deploy calibration cache", "version": 1, "model": file.sha256, "recipe": file.recipe.digest,
-        "method": "mse", "data": "none", "scales": dict.fromkeys(file.names(), 0.1),
+        "format": "qdbev-deploy calibration cache", "version": 2, "model": file.sha256, "recipe": file.recipe.digest,
+        "method": "mse", "percentile": None, "data": "none", "scales": dict.fromkeys(file.names(), 0.1),
     }  # fmt: skip
     cache.write_text(json.dumps(content))
     out = tmp_path / "out.onnx"
@@ -249,11 +250,30 @@ def test_a_cache_of_another_file_recipe_or_method_is_refused(
     ):
         assert main(arguments) == ExitCode.BAD_INPUT
         assert sentence in capsys.readouterr().err
-    content["scales"] = {"something else": 0.1}
+    content |= {"method": "percentile", "percentile": 99.9}
+    cache.write_text(json.dumps(content))
+    for more, code in (([], ExitCode.BAD_INPUT), (["--percentile", "99.9"], ExitCode.DONE)):
+        assert main([*base, "-o", str(tmp_path / "kept.onnx"), "--method", "percentile", *more]) == code
+    assert "other percentile (99.9, not 99.99)" in capsys.readouterr().err
+    content |= {"method": "mse", "percentile": None, "scales": {"something else": 0.1}}
     cache.write_text(json.dumps(content))
     assert main(base) == ExitCode.BAD_INPUT
     assert "does not fit" in capsys.readouterr().err
     assert not out.exists()
+
+
+def test_weights_beside_the_file_make_another_cache_necessary(native: Path, tmp_path: Path) -> None:
+    path, beside = tmp_path / "m.onnx", tmp_path / "m.bin"
+    onnx.save(onnx.load(native), path, save_as_external_data=True, location=beside.name, size_threshold=0)
+    recipe = load_recipe("w8a8")
+    before = FloatFile.open(path, recipe).sha256
+    content = bytearray(beside.read_bytes())
+    tensors = onnx.load(path, load_external_data=False).graph.initializer
+    weight = next(tensor for tensor in tensors if len(tensor.dims) == 4)
+    offset = next(int(entry.value) for entry in weight.external_data if entry.key == "offset")
+    content[offset + 2] ^= 0x40  # a digit of the first number
+    beside.write_bytes(content)
+    assert FloatFile.open(path, recipe).sha256 != before
 
 
 def _quantised(model: onnx.ModelProto) -> None:
@@ -261,7 +281,11 @@ def _quantised(model: onnx.ModelProto) -> None:
 
 
 def _without_input(model: onnx.ModelProto) -> None:
-    del model.graph.input[3]
+    name = model.graph.input[3].name
+    model.graph.input[3].name = "other"
+    for node in model.graph.node:
+        for index, read in enumerate(node.input):
+            node.input[index] = "other" if read == name else read
 
 
 def _other_size(model: onnx.ModelProto) -> None:
@@ -269,10 +293,13 @@ def _other_size(model: onnx.ModelProto) -> None:
 
 
 def _without_output(model: onnx.ModelProto) -> None:
-    model.graph.output[0].name = "bev"
+    del model.graph.output[0]
 
 
 def _old(model: onnx.ModelProto) -> None:
+    del model.graph.node[:], model.functions[:]
+    for value in model.graph.output:
+        model.graph.node.append(helper.make_node("Identity", [model.graph.input[0].name], [value.name]))
     model.opset_import[0].version = 12
 
 
@@ -311,8 +338,13 @@ def test_arguments_that_do_not_fit(plain: Path, tmp_path: Path, capsys: pytest.C
     for more, sentence in (
         (["--variant", "tiny"], "is a 'plain'"),
         (["--sensitivity"], "--sensitivity with --onnx"),
-        (["-o", str(plain)], "the name of another ONNX file"),
-        (["-o", "out.pt"], "the name of another ONNX file"),
+        (["-o", str(plain)], "is the file of --onnx"),
+        (["--cache", str(plain), "--recalibrate"], "is the file of --onnx"),
+        (["--cache", str(tmp_path / "out.onnx")], "is the file of -o"),
+        (["--cache", str(tmp_path / "no" / "cache.json")], "an existing folder for --cache"),
+        (["-o", str(tmp_path / "no" / "out.onnx")], "an existing folder for -o"),
+        (["--dataroot", str(tmp_path / "no")], "there is no folder"),
+        (["-o", "out.pt"], "the name of an ONNX file"),
         (["--recipe", "none"], "there is no recipe 'none'"),
     ):
         assert main(command(plain, tmp_path, tmp_path / "out.onnx", *more)) == ExitCode.BAD_INPUT

@@ -102,3 +102,29 @@ def test_bad_input(checkpoint: Path, synthetic_dataroot: Path, tmp_path: Path) -
     assert calibrate(checkpoint, synthetic_dataroot, tmp_path / "a.pt", recipe="none") == ExitCode.BAD_INPUT
     assert calibrate(checkpoint, synthetic_dataroot, tmp_path / "a.pt", "--frames", "0") == ExitCode.BAD_INPUT
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_cannot_end_well_is_refused_before_the_work(
+    checkpoint: Path, synthetic_dataroot: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    link, before = tmp_path / "link.pt", checkpoint.read_bytes()
+    link.symlink_to(checkpoint)
+    table = tmp_path / "table.png"
+    for out, more, code, says in (
+        (checkpoint, [], ExitCode.BAD_INPUT, "is the file of --checkpoint"),
+        (link, [], ExitCode.BAD_INPUT, "is the file of --checkpoint"),
+        (tmp_path / "a.pt", ["--cache", str(link), "--recalibrate"], ExitCode.BAD_INPUT, "is the file of --checkpoint"),
+        (tmp_path / "a.pt", ["--cache", str(tmp_path / "a.pt")], ExitCode.BAD_INPUT, "is the file of -o"),
+        (tmp_path / "no" / "a.pt", [], ExitCode.BAD_INPUT, "an existing folder for -o"),
+        (table, ["--sensitivity"], ExitCode.BAD_INPUT, "the picture of -o"),
+        (tmp_path / "a.pt", ["--recalibrate"], ExitCode.USAGE, "--recalibrate without --cache"),
+        (tmp_path / "a.pt", ["--percentile", "99"], ExitCode.USAGE, "--percentile with --method mse"),
+        (tmp_path / "a.pt", ["--method", "percentile", "--percentile", "0"], ExitCode.BAD_INPUT, "--percentile 0"),
+    ):
+        assert calibrate(checkpoint, synthetic_dataroot, out, *more) == code
+        assert says in capsys.readouterr().err
+    bare = ["calibrate", "--checkpoint", str(checkpoint), "--recipe", "w4a6", "-o", str(tmp_path / "a.pt")]
+    assert main(bare) == ExitCode.USAGE
+    assert "no --dataroot" in capsys.readouterr().err
+    assert checkpoint.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [link]
