@@ -342,6 +342,7 @@ def test_the_older_name_of_the_runtime(monkeypatch: pytest.MonkeyPatch) -> None:
     fake = FakeRuntime()
     monkeypatch.setitem(sys.modules, "cuda", types.ModuleType("cuda"))
     monkeypatch.setitem(sys.modules, "cuda.bindings", None)
+    monkeypatch.setitem(sys.modules, "cuda.bindings.runtime", None)  # it may have been imported for good before
     monkeypatch.setitem(sys.modules, "cuda.cudart", fake)
     assert CudaPython().name == "cuda-python"
     assert fake.devices == [0]
