@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import pickle
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -13,6 +14,10 @@ import pytest
 
 if TYPE_CHECKING:
     from tests.engine.students import Students
+
+# Started in the background, a shell's child ignores these, and so would every process that a test interrupts.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 T = TypeVar("T")
