@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from enum import IntEnum
 
 
@@ -40,3 +41,14 @@ class QdbevError(Exception):
             "next_step": self.next_step,
             "exit_code": int(self.exit_code),
         }
+
+
+def usage_error(command: str, found: str, needed: str) -> QdbevError:
+    """Options of a command that do not fit together, or are out of range."""
+    return QdbevError(found, needed, f"qdbev-deploy {command} --help", exit_code=ExitCode.USAGE)
+
+
+def listed(items: Sequence[str], limit: int, separator: str = ", ") -> str:
+    """The first items of a list for a sentence, and how many more there are."""
+    more = f"{separator}and {len(items) - limit} more" if len(items) > limit else ""
+    return separator.join(items[:limit]) + more

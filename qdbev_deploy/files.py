@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import json
+import math
 import os
 import shutil
 import signal
@@ -111,6 +112,15 @@ def _not_interrupted() -> Iterator[None]:
             signal.signal(number, handler)
         for came_in in came:
             signal.raise_signal(came_in)
+
+
+def jsonable(value: Any) -> Any:
+    """JSON has no NaN and no infinity: such a number is said in a word."""
+    if isinstance(value, dict):
+        return {key: jsonable(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [jsonable(item) for item in value]
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def write_json(path: str | os.PathLike[str], value: Any) -> None:

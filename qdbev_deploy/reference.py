@@ -1,4 +1,4 @@
-"""ONNX Runtime on the CPU as the reference that everything else is held against: its session and its feeds."""
+"""ONNX Runtime, the reference that everything else is held against: its sessions and their feeds."""
 
 from __future__ import annotations
 
@@ -15,32 +15,37 @@ Array = npt.NDArray[Any]
 
 # Without this, ONNX Runtime fuses Q/DQ on its own account and rounds biases to int32, which TensorRT does not.
 UNFUSED: Mapping[str, str] = {"session.disable_quant_qdq": "1"}
+CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 
 
 def session_of(
     model: onnx.ModelProto | bytes | str,
     config: Mapping[str, str] = UNFUSED,
-    level: Any = None,
+    *,
+    provider: str = CPU,
     threads: int | None = None,
     spin: bool = False,
+    settings: Mapping[str, Any] | None = None,
 ) -> Any:
-    """An ONNX Runtime session on the CPU, quiet; `threads` None leaves their number to it.
+    """A quiet session on one provider; `threads` None leaves their number to ONNX Runtime.
 
-    Without `spin` its threads sleep between operators, so that others of this process have the cores.
+    Without `spin` its threads sleep between operators, so that others of this process have the cores. `settings` are
+    further attributes of its SessionOptions.
     """
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
-    if level is not None:
-        options.graph_optimization_level = level
     if threads is not None:
         options.intra_op_num_threads = threads
     options.add_session_config_entry("session.intra_op.allow_spinning", "1" if spin else "0")
     for key, value in config.items():
         options.add_session_config_entry(key, value)
+    for key, value in (settings or {}).items():
+        setattr(options, key, value)
     content = model.SerializeToString() if isinstance(model, onnx.ModelProto) else model
-    return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+    # What CUDA has no kernel for runs on the CPU, as ONNX Runtime has it; on the CPU there is nothing else.
+    return onnxruntime.InferenceSession(content, options, providers=list(dict.fromkeys([provider, CPU])))
 
 
 class Feeds:

@@ -7,16 +7,19 @@ import shutil
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from qdbev_deploy.contract import CAMERAS, VariantSpec
-from qdbev_deploy.data.stream_frames import StreamFrame
-from qdbev_deploy.errors import ExitCode, QdbevError
+from qdbev_deploy.data.stream_frames import StreamFrame, native_images, stream_frame, with_images
+from qdbev_deploy.errors import ExitCode, QdbevError, listed
 from qdbev_deploy.files import atomic_output
 from qdbev_deploy.streaming import EgoState
+
+if TYPE_CHECKING:
+    from qdbev_deploy.data.nuscenes import Frame
 
 Kind = Literal["sequence", "random"]
 DRAWN_FRAMES = 12  # of a synthetic drive: two scenes of six
@@ -100,7 +103,6 @@ def _read(
     root: Path, request: SampleRequest, spec: VariantSpec, image_form: str, count: int, drawn: bool = False
 ) -> tuple[str, list[StreamFrame]]:
     from qdbev_deploy.data.nuscenes import NuScenesSequences
-    from qdbev_deploy.data.preprocess import preprocess, read_image, scale_lidar2img
 
     sequences = NuScenesSequences(root)
     scenes = sequences.scenes(request.scene)
@@ -111,33 +113,23 @@ def _read(
     chosen = chosen[:count]
     if not chosen:
         raise QdbevError(f"{root} holds no key frames", "a drive", f"qdbev-deploy data info {root}")
-    frames = []
-    for frame in chosen:
-        images = np.stack([read_image(path) for path in frame.image_paths])
-        if drawn:
-            images = _resized(images, spec.preprocess.source_hw)
-        elif images.shape[1:3] != spec.preprocess.source_hw:
-            raise QdbevError(
-                f"frames of {images.shape[1]}x{images.shape[2]} pixels in {root}",
-                f"{spec.preprocess.source_hw[0]}x{spec.preprocess.source_hw[1]}, which variant '{spec.name}' takes",
-                "leave --dataroot out to measure on a synthetic drive",
-            )
-        native = request.native or image_form == "uint8"
-        image = images if native else preprocess(images, spec.preprocess)
-        lidar2img = frame.lidar2img
-        if drawn:
-            height, width = spec.preprocess.source_hw
-            lidar2img = np.diag([width / 1600, height / 900, 1.0, 1.0]) @ lidar2img
-        frames.append(
-            StreamFrame(image[None], scale_lidar2img(lidar2img, spec.preprocess)[None], frame.ego, frame.scene)
-        )
-    names = list(dict.fromkeys(frame.scene for frame in chosen))
-    shown = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
-    return f"{len(frames)} key frames of {root.name} ({sequences.version}): {shown}", frames
+    take = _drawn_frame if drawn else stream_frame
+    form = "uint8" if request.native else image_form
+    frames = [take(frame, spec, form) for frame in chosen]
+    names = listed(list(dict.fromkeys(frame.scene for frame in chosen)), 3)
+    return f"{len(frames)} key frames of {root.name} ({sequences.version}): {names}", frames
+
+
+def _drawn_frame(frame: Frame, spec: VariantSpec, image_form: str) -> StreamFrame:
+    """A frame of a synthetic drive, for a camera of another size than nuScenes' where the variant has one."""
+    height, width = spec.preprocess.source_hw
+    images = _resized(native_images(frame), (height, width))
+    return with_images(
+        frame, images, np.diag([width / 1600, height / 900, 1.0, 1.0]) @ frame.lidar2img, spec, image_form
+    )
 
 
 def _resized(images: npt.NDArray[np.uint8], size_hw: tuple[int, int]) -> npt.NDArray[np.uint8]:
-    """Pictures of a synthetic drive for a camera of another size than nuScenes'."""
     if images.shape[1:3] == size_hw:
         return images
     import cv2

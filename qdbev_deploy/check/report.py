@@ -7,6 +7,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import onnx
+
 from qdbev_deploy.check.cost import (
     ASSUMPTIONS,
     Roofline,
@@ -66,9 +68,14 @@ class CheckReport:
 
 def check_onnx(path: str | os.PathLike[str], target: str, gpu: str | None = None) -> CheckReport:
     """Lower the file for the target in memory and hold the result against its rules. No GPU is needed."""
+    return check_model(read_onnx(path), Path(path).name, target, gpu)
+
+
+def check_model(model: onnx.ModelProto, name: str, target: str, gpu: str | None = None) -> CheckReport:
+    """The same of a model that has been read; `name` is its file's."""
     chosen = target_named(target)
     device = device_named(gpu) if gpu else None
-    model = with_shapes(read_onnx(path))
+    model = with_shapes(model)
     refused: list[Finding] = []
     try:
         lowered, notes = lower(model, chosen)
@@ -84,7 +91,7 @@ def check_onnx(path: str | os.PathLike[str], target: str, gpu: str | None = None
     costs, unknown = node_costs(graph)
     plugins, library = _plugins(graph, chosen.is_tensorrt)
     return CheckReport(
-        file=Path(path).name,
+        file=name,
         target=chosen.name,
         lowered=notes,
         findings=[*refused, *found],

@@ -13,11 +13,12 @@ import math
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from qdbev_deploy.cli.progress import progress_bar
-from qdbev_deploy.errors import ExitCode, QdbevError
+from qdbev_deploy.errors import ExitCode, QdbevError, usage_error
 
 if TYPE_CHECKING:
     from qdbev_deploy.bench.loadgen import LoadgenPlan
@@ -38,6 +39,7 @@ examples:
 exit codes: 0 measured, also when UNSTABLE; 5 with --strict when UNSTABLE, or when --compare shows something slower
 """
 SCENARIOS = ("single", "stream", "co-located", "cold", "soak")
+_usage = partial(usage_error, "bench")
 _LOADGEN = ("SingleStream", "MultiStream", "Server", "Offline")
 _DEFAULT_FRAMES = 450  # in all: p99 needs 368 at 95 %, and samples are never quite independent
 
@@ -234,10 +236,7 @@ def _compare(args: argparse.Namespace) -> int:
     a, b = (read(path) for path in args.compare)
     comparison = compare(a, b, args.confidence)
     found = {"a": str(args.compare[0]), "b": str(args.compare[1]), **comparison.to_dict()}
-    if args.out is not None:
-        from qdbev_deploy.files import write_json
-
-        write_json(args.out, found)
+    _write(args, found)
     if args.json:
         print(json.dumps(found, allow_nan=False))
     else:
@@ -266,10 +265,6 @@ def _read(args: argparse.Namespace) -> int:
 
 # ----------------------------------------------------------------------------------------------------------------------
 # Arguments
-
-
-def _usage(found: str, needed: str) -> QdbevError:
-    return QdbevError(found, needed, "qdbev-deploy bench --help", exit_code=ExitCode.USAGE)
 
 
 def _at_least(name: str, value: int | None, least: int, most: int = _MOST_FRAMES) -> None:

@@ -11,6 +11,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from qdbev_deploy.errors import ExitCode, QdbevError
+from qdbev_deploy.files import jsonable
 
 if TYPE_CHECKING:
     from qdbev_deploy.export import ExportReport
@@ -93,8 +94,6 @@ def run(args: argparse.Namespace) -> int:
             **options,
         )
     if args.json:
-        from qdbev_deploy.export.exporter import jsonable
-
         print(json.dumps(jsonable(report.to_dict()), indent=2))
     else:
         _print(report)

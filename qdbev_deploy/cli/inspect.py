@@ -11,10 +11,11 @@ from __future__ import annotations
 
 import argparse
 import json
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from qdbev_deploy.errors import ExitCode, QdbevError
+from qdbev_deploy.errors import ExitCode, QdbevError, usage_error
 
 if TYPE_CHECKING:
     from qdbev_deploy.engine import Bundle
@@ -28,6 +29,7 @@ examples:
   qdbev-deploy inspect bevformer_tiny_epoch_24.pth
   qdbev-deploy inspect student.pt --variant micro --json
 """
+_usage = partial(usage_error, "inspect")
 _FILE_WIDTH = 190
 _SORTS = ("time", "macs", "bytes", "order")
 _ONLY_BUNDLES = ("profile", "frames", "dataroot", "sort", "top", "graph")
@@ -63,10 +65,6 @@ def run(args: argparse.Namespace) -> int:
             f"{path} is an ONNX file", "a bundle or a checkpoint", f"qdbev-deploy check {path} --target ort"
         )
     return _run_checkpoint(args)
-
-
-def _usage(found: str, needed: str) -> QdbevError:
-    return QdbevError(found, needed, "qdbev-deploy inspect --help", exit_code=ExitCode.USAGE)
 
 
 # ----------------------------------------------------------------------------------------------------------------------

@@ -12,11 +12,12 @@ import logging
 import math
 import re
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from qdbev_deploy.cli.progress import progress_bar
-from qdbev_deploy.errors import ExitCode, QdbevError
+from qdbev_deploy.errors import ExitCode, QdbevError, usage_error
 
 if TYPE_CHECKING:
     from qdbev_deploy.boxes import Boxes
@@ -32,6 +33,7 @@ examples:
 """
 
 _log = logging.getLogger(__name__)
+_usage = partial(usage_error, "show")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -48,10 +50,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--width", type=int, default=1600, metavar="PIXELS", help="width of the picture (1600)")
     parser.add_argument("--palette", type=int, metavar="N", help="PNG with N colours (2-256): a smaller file")
     parser.add_argument("--key-frames", action="store_true", help="a video of key frames alone, without the sweeps")
-
-
-def _usage(found: str, needed: str) -> QdbevError:
-    return QdbevError(found, needed, "qdbev-deploy show --help", exit_code=ExitCode.USAGE)
 
 
 def _check(args: argparse.Namespace) -> None:

@@ -27,7 +27,7 @@ from qdbev_deploy.data.tables import (
     records_problem,
     refuse_tables,
 )
-from qdbev_deploy.errors import QdbevError
+from qdbev_deploy.errors import QdbevError, listed
 from qdbev_deploy.streaming import EgoState
 
 Matrix = npt.NDArray[np.float64]
@@ -150,7 +150,7 @@ class NuScenesSequences:
             if unknown or not wanted:
                 raise QdbevError(
                     f"scenes {', '.join(unknown) or '(none)'} are not in {self.dataroot / self.version}",
-                    f"names among {_shortened(present)}",
+                    f"names among {listed(present, 6)}",
                     f"qdbev-deploy data info {self.dataroot}",
                 )
             return [name for name in present if name in wanted]
@@ -335,7 +335,7 @@ class NuScenesSequences:
         lacking = self._scenes_without_can_bus() or [scene]
         _log.warning(
             "%s has no CAN bus messages for %d of %d scenes (%s): can_bus is derived from their poses",
-            self.dataroot, len(lacking), len(self.scene_names), _shortened(lacking, 3),
+            self.dataroot, len(lacking), len(self.scene_names), listed(lacking, 3),
         )  # fmt: skip
 
     # ------------------------------------------------------------------------------------------------------------------
@@ -398,7 +398,3 @@ class NuScenesSequences:
 def _triple(values: Any) -> tuple[float, float, float]:
     x, y, z = (float(value) for value in values)
     return x, y, z
-
-
-def _shortened(names: Sequence[str], limit: int = 6) -> str:
-    return ", ".join(names[:limit]) + (f" and {len(names) - limit} more" if len(names) > limit else "")

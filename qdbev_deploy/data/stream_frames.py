@@ -77,15 +77,31 @@ def _frames(spec: VariantSpec, image_form: str, dataroot: str | os.PathLike[str]
 
 def stream_frame(frame: Frame, spec: VariantSpec, image_form: str, nusc: Any = None) -> StreamFrame:
     """A frame of a data set with its pictures, in the form that the graph's image input asks for."""
-    from qdbev_deploy.data.preprocess import preprocess, read_image, scale_lidar2img
-
-    native = np.stack([read_image(path) for path in frame.image_paths])
+    native = native_images(frame)
     if native.shape[1:3] != spec.preprocess.source_hw:
         raise QdbevError(
             f"frames of {native.shape[1]}x{native.shape[2]} pixels in {frame.image_paths[0].parent}",
             f"{spec.preprocess.source_hw[0]}x{spec.preprocess.source_hw[1]}, which variant '{spec.name}' takes",
             "use the images as nuScenes ships them",
         )
+    return with_images(frame, native, frame.lidar2img, spec, image_form, nusc)
+
+
+def native_images(frame: Frame) -> npt.NDArray[np.uint8]:
+    """The six pictures as they lie in the data set."""
+    from qdbev_deploy.data.preprocess import read_image
+
+    return np.stack([read_image(path) for path in frame.image_paths])
+
+
+def with_images(
+    frame: Frame, native: npt.NDArray[np.uint8], lidar2img: npt.NDArray[Any], spec: VariantSpec, image_form: str,
+    nusc: Any = None,
+) -> StreamFrame:  # fmt: skip
+    """The frame with pictures of the size that the variant takes, and the projection into them."""
+    from qdbev_deploy.data.preprocess import preprocess, scale_lidar2img
+
     image = native if image_form == "uint8" else preprocess(native, spec.preprocess)
-    lidar2img = scale_lidar2img(frame.lidar2img, spec.preprocess)[None]
-    return StreamFrame(image[None], lidar2img, frame.ego, frame.scene, frame, nusc)
+    return StreamFrame(
+        image[None], scale_lidar2img(lidar2img, spec.preprocess)[None], frame.ego, frame.scene, frame, nusc
+    )

@@ -13,7 +13,6 @@ import os
 import platform
 import re
 import shlex
-import tempfile
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
@@ -23,8 +22,7 @@ from typing import Any
 import onnx
 
 from qdbev_deploy import __version__
-from qdbev_deploy.check import check_onnx
-from qdbev_deploy.check.rules import Finding
+from qdbev_deploy.check import check_model
 from qdbev_deploy.data.stream_frames import PARITY_FRAMES, StreamFrame, parity_frames
 from qdbev_deploy.engine.backends import choose
 from qdbev_deploy.engine.bisect import Divergence, first_divergence, runner_of
@@ -50,9 +48,8 @@ from qdbev_deploy.engine.interface import Backend, BuildOptions, BuildResult, La
 from qdbev_deploy.engine.parity import Arithmetic, EngineParity, prove
 from qdbev_deploy.engine.placing import bundle_folder, require_replaceable
 from qdbev_deploy.engine.source import Source, read_source
-from qdbev_deploy.errors import ExitCode, QdbevError
+from qdbev_deploy.errors import ExitCode, QdbevError, listed
 from qdbev_deploy.files import write_json
-from qdbev_deploy.graph.files import write_onnx
 from qdbev_deploy.graph.float_baseline import float_copy
 from qdbev_deploy.graph.index import name_nodes, with_shapes
 from qdbev_deploy.graph.lowering import lower
@@ -251,15 +248,11 @@ def _how_to_quantise(path: Path, variant: str | None) -> str:
 
 def _checked(model: onnx.ModelProto, source: Source, backend: Backend) -> list[str]:
     """Hold the model against the rules of the target; warnings are logged, errors end the build."""
-    with tempfile.TemporaryDirectory(prefix="qdbev-check-") as scratch:
-        path = source.path
-        if model is not source.model:
-            path = Path(scratch) / source.path.name
-            write_onnx(model, path)
-        report = check_onnx(path, backend.target())
+    report = check_model(model, source.path.name, backend.target())
     if report.errors:
+        broken = listed([f"[{item.rule}] {item.node}: {item.says}" for item in report.errors], _LISTED, "; ")
         raise QdbevError(
-            f"{source.path.name} breaks {len(report.errors)} rules of {report.target}: {_listed(report.errors)}",
+            f"{source.path.name} breaks {len(report.errors)} rules of {report.target}: {broken}",
             "a file that breaks none",
             f"{shlex.join(['qdbev-deploy', 'check', str(source.path), '--target', report.target])} lists them all",
             exit_code=ExitCode.GUARD,
@@ -268,11 +261,6 @@ def _checked(model: onnx.ModelProto, source: Source, backend: Backend) -> list[s
     for (rule, says), count in alike.items():
         _log.warning("[%s] %s (%d %s)", rule, says, count, "node" if count == 1 else "nodes")
     return [f"warning of check: [{rule}] {says} ({count})" for (rule, says), count in alike.items()]
-
-
-def _listed(findings: Sequence[Finding]) -> str:
-    text = "; ".join(f"[{item.rule}] {item.node}: {item.says}" for item in findings[:_LISTED])
-    return text + (f"; and {len(findings) - _LISTED} more" if len(findings) > _LISTED else "")
 
 
 def _emulates(request: _Request) -> bool:

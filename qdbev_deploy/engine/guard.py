@@ -13,7 +13,7 @@ import onnx
 from qdbev_deploy.check.cost import node_costs
 from qdbev_deploy.check.rules import is_quantised_input
 from qdbev_deploy.engine.interface import Layer
-from qdbev_deploy.errors import ExitCode, QdbevError
+from qdbev_deploy.errors import ExitCode, QdbevError, listed
 from qdbev_deploy.graph.index import WEIGHTED, Graph, attributes, constant_nodes
 
 FOLDED, UNCLAIMED = "folded", "unclaimed"
@@ -106,10 +106,9 @@ class GuardReport:
         if self.passed:
             return
         found = self.failures
-        listed = "; ".join(f"{item.node} ({item.ran})" for item in found[:_LISTED])
-        more = f"; and {len(found) - _LISTED} more" if len(found) > _LISTED else ""
+        nodes = listed([f"{item.node} ({item.ran})" for item in found], _LISTED, "; ")
         raise QdbevError(
-            f"{len(found)} of {len(self.asked)} nodes that the file asks for in int8 did not run in it: {listed}{more}",
+            f"{len(found)} of {len(self.asked)} nodes that the file asks for in int8 did not run in it: {nodes}",
             "int8 for all of them, or an exception with its reason",
             f"read {report}; allow what is meant with --allow 'PATTERN:reason'",
             exit_code=ExitCode.GUARD,

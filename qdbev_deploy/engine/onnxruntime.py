@@ -9,6 +9,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -35,11 +36,10 @@ from qdbev_deploy.errors import ExitCode, QdbevError
 from qdbev_deploy.graph.files import read_onnx, write_onnx
 from qdbev_deploy.graph.index import name_nodes
 from qdbev_deploy.graph.parts import tensor_bytes
-from qdbev_deploy.reference import UNFUSED
+from qdbev_deploy.reference import CPU, CUDA, UNFUSED, session_of
 
 MODEL_FILE = "model.onnx"
 _REBUILD = "copy the bundle again from where it was built, or build it again"
-CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 # What only a compiler has. ONNX Runtime optimises while it loads, and asks no questions.
 _NO_SUCH_THING = {
     "workspace_mb": "--workspace", "optimization_level": "--opt-level", "timing_cache": "--timing-cache",
@@ -54,29 +54,8 @@ def preferred_provider(available: Sequence[str]) -> str:
     return CUDA if CUDA in available else CPU
 
 
-def new_session(
-    model: str | bytes,
-    provider: str = CPU,
-    *,
-    fused: bool = False,
-    threads: int | None = None,
-    wait: Wait = "block",
-    settings: Mapping[str, Any] | None = None,
-) -> Any:
-    """A quiet session on one provider; `settings` are further attributes of its SessionOptions."""
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    if threads is not None:
-        options.intra_op_num_threads = threads
-    options.add_session_config_entry("session.intra_op.allow_spinning", "1" if wait == "spin" else "0")
-    for key, value in ({} if fused else UNFUSED).items():
-        options.add_session_config_entry(key, value)
-    for key, value in (settings or {}).items():
-        setattr(options, key, value)
-    # What CUDA has no kernel for runs on the CPU, as ONNX Runtime has it; on the CPU there is nothing else.
-    return onnxruntime.InferenceSession(model, options, providers=[provider, CPU] if provider != CPU else [CPU])
+def _config(fused: bool) -> Mapping[str, str]:
+    return {} if fused else UNFUSED
 
 
 class OnnxRuntimeBackend:
@@ -142,7 +121,7 @@ class OnnxRuntimeBackend:
         import onnxruntime
 
         provider = preferred_provider(onnxruntime.get_available_providers())
-        session = new_session(model.SerializeToString(), provider, fused=options.fused, threads=options.threads)
+        session = session_of(model, _config(options.fused), provider=provider, threads=options.threads)
         wanted = {value.name for value in session.get_inputs()}
         names = [value.name for value in session.get_outputs()]
         found = session.run(names, {name: array for name, array in feeds.items() if name in wanted})
@@ -192,8 +171,8 @@ def _traced(model: Path, provider: str, fused: bool, threads: int | None) -> Ite
     with tempfile.TemporaryDirectory(prefix="qdbev-trace-") as scratch:
         folder = Path(scratch)
         path = folder / "optimised.onnx"
-        given = {"fused": fused, "threads": threads}
-        new_session(str(model), provider, **given, settings={"optimized_model_filepath": str(path)})  # type: ignore[arg-type]
+        new = partial(session_of, config=_config(fused), provider=provider, threads=threads)
+        new(str(model), settings={"optimized_model_filepath": str(path)})
         optimised = onnx.load(path)
         name_nodes(optimised)
         onnx.save(optimised, path)
@@ -203,7 +182,7 @@ def _traced(model: Path, provider: str, fused: bool, threads: int | None) -> Ite
             "enable_profiling": True,
             "profile_file_prefix": str(folder / "profile"),
         }
-        yield _Traced(optimised, new_session(str(path), provider, **given, settings=settings))  # type: ignore[arg-type]
+        yield _Traced(optimised, new(str(path), settings=settings))
 
 
 def _zeros(model: onnx.ModelProto) -> dict[str, Array]:
@@ -250,9 +229,10 @@ class OnnxRuntimeEngine:
             raise QdbevError("the engine is closed", "an open engine", "open the bundle again")
         if wait not in self._sessions:
             try:
-                self._sessions[wait] = new_session(
-                    str(self._path), self._provider, fused=self._fused, threads=self._threads, wait=wait
-                )
+                self._sessions[wait] = session_of(
+                    str(self._path), _config(self._fused), provider=self._provider, threads=self._threads,
+                    spin=wait == "spin",
+                )  # fmt: skip
             except MemoryError:
                 raise
             except Exception as error:  # of ONNX Runtime's own many kinds

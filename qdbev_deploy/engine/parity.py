@@ -16,6 +16,7 @@ from qdbev_deploy.contract import CLASSES, VariantSpec
 from qdbev_deploy.data.stream_frames import StreamFrame
 from qdbev_deploy.engine.documents import PARITY_SCHEMA, parity_summary
 from qdbev_deploy.engine.interface import Array, Engine, Stream
+from qdbev_deploy.files import jsonable
 from qdbev_deploy.reference import Feeds, session_of
 from qdbev_deploy.streaming import StreamingSession
 
@@ -149,18 +150,9 @@ class EngineParity:
         return {
             "schema": PARITY_SCHEMA,
             "passed": self.passed,
-            **{name: _plain(value) for name, value in document.items()},
+            **{name: jsonable(value) for name, value in document.items()},
             "asked": {**asdict(self.asked), "state": STATE_TOLERANCE, "match_m": MATCH_M, "match_score": MATCH_SCORE},
         }
-
-
-def _plain(value: Any) -> Any:
-    """JSON has no NaN: a difference that is not a number is said in a word."""
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
-    return str(value) if isinstance(value, float) and not np.isfinite(value) else value
 
 
 def prove(

@@ -22,7 +22,7 @@ from qdbev_deploy.contract import (
     variant,
 )
 from qdbev_deploy.errors import QdbevError
-from qdbev_deploy.graph.files import read_onnx, sha256_of
+from qdbev_deploy.graph.files import content_sha256_of, read_onnx
 
 _PROVENANCE = (
     "tool", "weights_sha256", "checkpoint_sha256", "float_sha256", "recipe", "bits", "io", "image", "clip", "carrier",
@@ -67,7 +67,7 @@ def read_source(path: str | os.PathLike[str], variant_name: str | None = None) -
     metadata = _metadata(path, model)
     spec = _spec(path, metadata, variant_name)
     io, image = _forms(path, model, metadata)
-    source = Source(path, model, sha256_of(path), spec, io, image, metadata)
+    source = Source(path, model, content_sha256_of(path), spec, io, image, metadata)
     _require_contract(source)
     return source
 

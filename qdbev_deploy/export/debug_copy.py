@@ -50,9 +50,12 @@ class RecordedIntegers:
         self._calls: dict[str, list[Tensor]] = {}
         self.weights_used: set[str] = set()  # names of modules with quantised weights that ran
         self.lost: set[str] = set()  # what torch quantises and the file does not
+        self.paused = False
 
-    def add(self, name: str, integers: Tensor) -> None:
-        self._calls.setdefault(name, []).append(integers)
+    def add(self, name: str, quantizer: ActivationQuantizer, output: Tensor) -> None:
+        if self.paused:
+            return
+        self._calls.setdefault(name, []).append((output / quantizer.scale).round_().to(torch.int8))
 
     def take(self, taps: dict[str, str]) -> dict[str, Integers]:
         """What was recorded since the last call, of the quantisers that the file has as well."""
@@ -73,7 +76,7 @@ def recording_integers(model: nn.Module) -> Iterator[RecordedIntegers]:
 
     def hook_for(name: str) -> Any:
         def hook(quantizer: ActivationQuantizer, _: object, output: Tensor) -> None:
-            recorded.add(name, (output / quantizer.scale).round().to(torch.int8))
+            recorded.add(name, quantizer, output)
 
         return hook
 

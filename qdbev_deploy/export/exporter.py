@@ -25,7 +25,7 @@ from qdbev_deploy.export.destination import check_destination, report_path
 from qdbev_deploy.export.options import DEFAULT_OPSET, DEFORM_CONV_OPSET, INT4_OPSET, ExportOptions
 from qdbev_deploy.export.parity import ParityReport, prove
 from qdbev_deploy.export.streaming_graph import StreamingGraph
-from qdbev_deploy.files import atomic_output, write_json
+from qdbev_deploy.files import atomic_output, jsonable, write_json
 from qdbev_deploy.graph.files import MAX_PROTOBUF_BYTES
 from qdbev_deploy.graph.parts import weight_bytes
 from qdbev_deploy.model import BEVFormer
@@ -239,14 +239,3 @@ def _bits(model: BEVFormer) -> dict[str, Any]:
             name: {"bits": item.grid.bits, "signed": item.grid.signed} for name, item in found.activations.items()
         },
     }
-
-
-def jsonable(value: Any) -> Any:
-    """JSON has no NaN: a difference that is not a number is said in a word."""
-    if isinstance(value, dict):
-        return {key: jsonable(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [jsonable(item) for item in value]
-    if isinstance(value, float) and not np.isfinite(value):
-        return str(value)
-    return value

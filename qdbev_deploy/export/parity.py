@@ -287,9 +287,10 @@ class _Reference:
 
     def control_step(self, *arguments: Any) -> tuple[Array, Array, Array]:
         """The same model with torch's own convolutions instead of oneDNN's: equal but for the order of sums."""
+        self.recorded.paused = True
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch says that a GPU's flags, which the same switch sets, do nothing
             with torch.backends.mkldnn.flags(enabled=False):
                 outputs = self._run(self.feeds(*arguments))
-        self.recorded.take(self.taps)
+        self.recorded.paused = False
         return outputs

@@ -14,7 +14,8 @@ from qdbev_deploy.export.parity import BOX_TOLERANCES
 from qdbev_deploy.graph.files import sha256_of
 from qdbev_deploy.model import save_checkpoint
 from qdbev_deploy.quant import save_student
-from tests.export.students import SHORT, float_model, frames, student
+from tests.drive import frames
+from tests.export.students import SHORT, float_model, student
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,8 @@ from qdbev_deploy.engine import Bundle, build
 from qdbev_deploy.errors import ExitCode
 from qdbev_deploy.export import export_onnx
 from qdbev_deploy.model import build_model, save_checkpoint
-from tests.export.students import SHORT, float_model, frames
+from tests.drive import frames
+from tests.export.students import SHORT, float_model
 from tests.package.bundles import hand_made
 from tests.report.engines import ATTENTION
 

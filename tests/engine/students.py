@@ -11,7 +11,8 @@ from qdbev_deploy.contract import NUSCENES_HW, VariantSpec
 from qdbev_deploy.data.stream_frames import StreamFrame
 from qdbev_deploy.engine import Bundle, build
 from qdbev_deploy.export import ExportOptions, export_onnx
-from tests.export.students import SHORT, frames, student
+from tests.drive import frames
+from tests.export.students import SHORT, student
 
 # It takes frames of nuScenes' size, so that commands run it over a data set.
 SPEC: VariantSpec = dataclasses.replace(
@@ -33,6 +34,6 @@ def make_students(folder: Path, *, verify: bool = True, count: int = 8, **option
     model, recipe = student(SPEC)
     path = folder / "student.onnx"
     export_onnx(model, path, recipe=recipe, verify=False, **options)
-    drive = tuple(frames(SPEC, ExportOptions(**options), count=count))
+    drive = tuple(frames(SPEC, ExportOptions(**options).image, count))
     bundle = build(path, folder / "student.qdbev", backend="onnxruntime", frames=drive, verify=verify)
     return Students(path, drive, bundle)

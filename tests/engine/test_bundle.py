@@ -9,12 +9,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import onnx
 import pytest
 
 from qdbev_deploy.contract import stream_inputs
 from qdbev_deploy.engine import Bundle, backends, bundle, compatibility
 from qdbev_deploy.engine.backends import backend_named
 from qdbev_deploy.engine.documents import CONTRACT, LAYERS, MANIFEST, contract_document
+from qdbev_deploy.engine.source import read_source
 from qdbev_deploy.errors import ExitCode, QdbevError
 from qdbev_deploy.machine import Driver, Gpu
 from tests.engine.students import SPEC, Students
@@ -85,6 +87,19 @@ def test_what_it_holds(students: Students) -> None:
             assert name in (LAYERS, "guard.json") or '"/' not in text, name
     assert manifest["precision"]["emulated"] is True
     assert "onnxruntime-emulates-int8" in next(iter(manifest["precision"]["allowed"]))
+
+
+def test_provenance_knows_weights_that_lie_beside_the_file(students: Students, tmp_path: Path) -> None:
+    digests = set()
+    for change in (0, 1):
+        model = onnx.load(students.onnx)
+        weight = next(item for item in model.graph.initializer if len(item.raw_data) > 1024)
+        weight.raw_data = bytes([weight.raw_data[0] ^ change]) + weight.raw_data[1:]
+        path = tmp_path / "m.onnx"
+        onnx.save(model, path, save_as_external_data=True, location="m.data", size_threshold=1024)
+        digests.add(read_source(path).provenance()["onnx"]["sha256"])
+        (tmp_path / "m.data").unlink()
+    assert len(digests) == 2
 
 
 def test_the_contract_says_what_a_runtime_needs(students: Students) -> None:

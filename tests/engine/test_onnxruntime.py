@@ -17,10 +17,10 @@ import pytest
 from qdbev_deploy.engine import Bundle, build
 from qdbev_deploy.engine.backends import backend_named
 from qdbev_deploy.engine.interface import BuildOptions, StreamOptions
-from qdbev_deploy.engine.onnxruntime import CPU, CUDA, OnnxRuntimeStream, new_session, preferred_provider
+from qdbev_deploy.engine.onnxruntime import OnnxRuntimeStream, preferred_provider
 from qdbev_deploy.errors import ExitCode, QdbevError
 from qdbev_deploy.graph.index import Graph, constant_nodes
-from qdbev_deploy.reference import Feeds, session_of
+from qdbev_deploy.reference import CPU, CUDA, Feeds, session_of
 from qdbev_deploy.streaming import StreamingSession
 from tests.engine.students import Students
 
@@ -293,8 +293,8 @@ class TestCuda:
     def test_the_session_is_asked_for_it(self, monkeypatch: pytest.MonkeyPatch) -> None:
         asked: list[Any] = []
         monkeypatch.setattr(onnxruntime, "InferenceSession", lambda model, options, providers: asked.append(providers))
-        new_session("a.onnx", CUDA)
-        new_session("a.onnx", CPU)
+        session_of("a.onnx", provider=CUDA)
+        session_of("a.onnx")
         assert asked == [[CUDA, CPU], [CPU]]
 
     def test_states_lie_on_the_device_and_results_on_the_host(
@@ -309,9 +309,7 @@ class TestCuda:
 
         monkeypatch.setattr(onnxruntime.OrtValue, "ortvalue_from_numpy", record)
         engine = students.bundle.engine()
-        stream = OnnxRuntimeStream(
-            new_session(str(students.onnx)), engine.inputs, engine.outputs, CUDA, StreamOptions()
-        )
+        stream = OnnxRuntimeStream(session_of(str(students.onnx)), engine.inputs, engine.outputs, CUDA, StreamOptions())
         state = students.bundle.inputs[1].shape
         assert [device for shape, device in made if shape == state] == ["cuda", "cuda"]
         assert {device for shape, device in made if shape != state} == {"cpu"}

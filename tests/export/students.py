@@ -1,25 +1,23 @@
-"""Small models, float and quantised, drives of noise for them, and ways to spoil a file: what these tests export."""
+"""Small models, float and quantised, and ways to look at a file or to spoil it: what these tests export."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
 from functools import cache
+from pathlib import Path
 
 import numpy as np
 import onnx
+import onnxruntime
 import torch
 from onnx import helper, numpy_helper
 
 from qdbev_deploy.contract import BackboneSpec, VariantSpec
-from qdbev_deploy.data.preprocess import preprocess, scale_lidar2img
-from qdbev_deploy.data.stream_frames import StreamFrame
-from qdbev_deploy.data.synth.rig import make_rig
-from qdbev_deploy.export.options import ExportOptions
 from qdbev_deploy.model import BEVFormer, build_model
 from qdbev_deploy.quant import Recipe, load_recipe, quantise
 from qdbev_deploy.quant.quantise import observing, set_scales
-from qdbev_deploy.streaming import EgoState
+from qdbev_deploy.reference import session_of
+from tests.drive import frames
 from tests.model.reference import SPEC as ONE_LEVEL
 
 PLAIN = dataclasses.replace(ONE_LEVEL, name="plain", rotate_center=None)
@@ -45,29 +43,6 @@ def float_model(spec: VariantSpec) -> BEVFormer:
     return model
 
 
-def frames(spec: VariantSpec, options: ExportOptions | None = None, count: int = 20) -> Iterator[StreamFrame]:
-    """Noise seen by a nuScenes rig on a curved drive; the second half is another scene."""
-    rng = np.random.default_rng(0)
-    rig = make_rig(rng)
-    native = []
-    for camera in rig.cameras:
-        matrix = np.eye(4)
-        matrix[:3, :3] = camera.intrinsic
-        matrix[:2] *= spec.preprocess.source_hw[1] / 1600  # the rig sees 1600 pixels, our frames are smaller
-        native.append(matrix @ np.linalg.inv(camera.cam2ego) @ rig.lidar2ego)
-    lidar2img = scale_lidar2img(np.stack(native), spec.preprocess)[None]
-    for index in range(count):
-        pixels = rng.integers(0, 256, (6, *spec.preprocess.source_hw, 3), dtype=np.uint8)
-        image = pixels if options is not None and options.image == "uint8" else preprocess(pixels, spec.preprocess)
-        yaw = 0.3 + 0.02 * index
-        ego = EgoState(
-            1_000_000 + 500_000 * index,
-            (100.0 + 4 * index, 50.0 + 0.3 * index**2, 0.0),
-            (float(np.cos(yaw / 2)), 0.0, 0.0, float(np.sin(yaw / 2))),
-        )
-        yield StreamFrame(image[None], lidar2img, ego, "first" if index < count // 2 else "second")
-
-
 @cache
 def student(spec: VariantSpec, recipe_name: str = "w4a6") -> tuple[BEVFormer, Recipe]:
     """The same model quantised by a shipped recipe, its scales from a few frames."""
@@ -81,6 +56,36 @@ def student(spec: VariantSpec, recipe_name: str = "w4a6") -> tuple[BEVFormer, Re
             session.step(frame.image, frame.lidar2img, frame.ego, frame.scene)
     set_scales(model, histograms, "percentile")
     return model, recipe
+
+
+def feed(session: onnxruntime.InferenceSession, seed: int = 0) -> dict[str, np.ndarray]:
+    """One frame for whatever the session asks."""
+    frame = next(frames(PLAIN))
+    rng = np.random.default_rng(seed)
+    values = {
+        "image": frame.image,
+        "prev_bev": rng.standard_normal((PLAIN.bev_cells, 1, PLAIN.embed_dim)),
+        "use_prev_bev": np.ones(1),
+        "can_bus": rng.standard_normal(18) * 0.1,
+        "lidar2img": frame.lidar2img,
+    }
+    dtypes = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
+    return {
+        item.name: np.ascontiguousarray(values[item.name], dtypes[item.type]).reshape(item.shape)
+        for item in session.get_inputs()
+    }
+
+
+def assert_equal_at_every_level(path: Path) -> None:
+    """Whatever ONNX Runtime does to the graph, as long as it does not fuse Q/DQ, changes no result."""
+    results = []
+    for name in ("ORT_DISABLE_ALL", "ORT_ENABLE_BASIC", "ORT_ENABLE_EXTENDED", "ORT_ENABLE_ALL"):
+        level = getattr(onnxruntime.GraphOptimizationLevel, name)
+        session = session_of(str(path), settings={"graph_optimization_level": level})
+        results.append(session.run(None, feed(session)))
+    for other in results[1:]:
+        for ours, theirs in zip(results[0], other):
+            assert np.abs(ours - theirs).max() <= 1e-4
 
 
 def spoil(proto: onnx.ModelProto, what: str) -> onnx.ModelProto:

@@ -15,7 +15,8 @@ from qdbev_deploy.data.nuscenes import NuScenesSequences
 from qdbev_deploy.data.stream_frames import StreamFrame, parity_frames
 from qdbev_deploy.export import export_onnx
 from qdbev_deploy.export.accuracy import Accuracy
-from tests.export.students import SHORT, frames, student
+from tests.drive import frames
+from tests.export.students import SHORT, student
 
 NATIVE = dataclasses.replace(
     SHORT, name="native", preprocess=dataclasses.replace(SHORT.preprocess, source_hw=NUSCENES_HW)

@@ -24,37 +24,18 @@ from qdbev_deploy.export.options import ExportOptions
 from qdbev_deploy.export.parity import prove
 from qdbev_deploy.export.streaming_graph import StreamingGraph
 from qdbev_deploy.reference import session_of
-from tests.export.students import DEFORMABLE, PLAIN, SHORT, float_model, frames, spoil
-
-LEVELS = ("ORT_DISABLE_ALL", "ORT_ENABLE_BASIC", "ORT_ENABLE_EXTENDED", "ORT_ENABLE_ALL")
+from tests.drive import frames
+from tests.export.students import DEFORMABLE, PLAIN, SHORT, assert_equal_at_every_level, feed, float_model, spoil
 
 
 def export(spec: VariantSpec, path: Path, count: int = 20, **options: object) -> ExportReport:
     chosen = ExportOptions(**options)
-    return export_onnx(float_model(spec), path, frames=frames(spec, chosen, count), **options)
+    return export_onnx(float_model(spec), path, frames=frames(spec, chosen.image, count), **options)
 
 
 @pytest.fixture(scope="module")
 def plain(tmp_path_factory: pytest.TempPathFactory) -> ExportReport:
     return export(PLAIN, tmp_path_factory.mktemp("export") / "plain.onnx")
-
-
-def feed(session: onnxruntime.InferenceSession, seed: int = 0) -> dict[str, np.ndarray]:
-    """One frame for whatever the session asks."""
-    frame = next(iter(frames(PLAIN)))
-    rng = np.random.default_rng(seed)
-    values = {
-        "image": frame.image,
-        "prev_bev": rng.standard_normal((PLAIN.bev_cells, 1, PLAIN.embed_dim)),
-        "use_prev_bev": np.ones(1),
-        "can_bus": rng.standard_normal(18) * 0.1,
-        "lidar2img": frame.lidar2img,
-    }
-    dtypes = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
-    return {
-        item.name: np.ascontiguousarray(values[item.name], dtypes[item.type]).reshape(item.shape)
-        for item in session.get_inputs()
-    }
 
 
 def test_names_order_shapes_and_types_are_the_contract(plain: ExportReport) -> None:
@@ -107,13 +88,7 @@ def test_metadata_says_what_this_file_is(plain: ExportReport) -> None:
 
 
 def test_every_optimisation_level_agrees(plain: ExportReport) -> None:
-    results = []
-    for name in LEVELS:
-        session = session_of(str(plain.path), level=getattr(onnxruntime.GraphOptimizationLevel, name))
-        results.append(session.run(None, feed(session)))
-    for other in results[1:]:
-        for ours, theirs in zip(results[0], other):
-            assert np.abs(ours - theirs).max() <= 1e-4
+    assert_equal_at_every_level(plain.path)
 
 
 def test_a_first_frame_may_hold_anything_in_its_state(plain: ExportReport) -> None:

@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
 from onnx import TensorProto, numpy_helper
 
@@ -21,9 +20,8 @@ from qdbev_deploy.export.streaming_graph import StreamingGraph
 from qdbev_deploy.graph.index import Graph, attributes
 from qdbev_deploy.graph.quantised import weight_dequantizers
 from qdbev_deploy.quant.quantise import integers
-from qdbev_deploy.reference import session_of
-from tests.export.students import DEFORMABLE, PLAIN, SHORT, frames, spoil, student
-from tests.export.test_export_float import LEVELS, feed
+from tests.drive import frames
+from tests.export.students import DEFORMABLE, PLAIN, SHORT, assert_equal_at_every_level, spoil, student
 
 
 def export(spec: VariantSpec, path: Path, count: int, recipe: str = "w4a6", **options: object) -> ExportReport:
@@ -152,13 +150,7 @@ def test_no_rule_of_explicit_quantisation_is_broken(w4a6: ExportReport) -> None:
 
 
 def test_every_optimisation_level_agrees_without_the_runtimes_own_fusion(w4a6: ExportReport) -> None:
-    results = []
-    for name in LEVELS:
-        session = session_of(str(w4a6.path), level=getattr(onnxruntime.GraphOptimizationLevel, name))
-        results.append(session.run(None, feed(session)))
-    for other in results[1:]:
-        for ours, theirs in zip(results[0], other):
-            assert np.abs(ours - theirs).max() <= 1e-4
+    assert_equal_at_every_level(w4a6.path)
 
 
 def test_metadata_says_bits_and_recipe(w4a6: ExportReport) -> None:

@@ -14,7 +14,8 @@ from qdbev_deploy.contract import stream_inputs
 from qdbev_deploy.export import ExportOptions, export_onnx
 from qdbev_deploy.reference import Feeds
 from qdbev_deploy.streaming import EgoState, StreamingSession, can_bus_vector
-from tests.export.students import PLAIN, frames, student
+from tests.drive import frames
+from tests.export.students import PLAIN, student
 
 
 class ByPosition:

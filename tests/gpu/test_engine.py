@@ -11,7 +11,6 @@ import os
 import subprocess
 import sys
 import textwrap
-from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -19,40 +18,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from qdbev_deploy.contract import VARIANTS, VariantSpec
-from qdbev_deploy.data.preprocess import preprocess, scale_lidar2img
-from qdbev_deploy.data.stream_frames import StreamFrame
-from qdbev_deploy.data.synth.rig import make_rig
+from qdbev_deploy.contract import VARIANTS
 from qdbev_deploy.engine import Bundle, build
 from qdbev_deploy.engine.backends import backend_named
 from qdbev_deploy.engine.interface import StreamOptions
-from qdbev_deploy.streaming import EgoState
+from tests.drive import frames
 
 FRAMES = 8
 SOURCES = os.environ.get("QDBEV_TACTIC_SOURCES")
 OPTIONS: dict[str, Any] = {} if SOURCES is None else {"tactic_sources": tuple(filter(None, SOURCES.split(",")))}
 SPEC = VARIANTS["micro"]
-
-
-def frames(spec: VariantSpec = SPEC, count: int = FRAMES) -> Iterator[StreamFrame]:
-    """Noise seen by a nuScenes rig on a curved drive; the second half is another scene."""
-    rng = np.random.default_rng(0)
-    rig = make_rig(rng)
-    native = []
-    for camera in rig.cameras:
-        matrix = np.eye(4)
-        matrix[:3, :3] = camera.intrinsic
-        matrix[:2] *= spec.preprocess.source_hw[1] / 1600  # the rig sees 1600 pixels
-        native.append(matrix @ np.linalg.inv(camera.cam2ego) @ rig.lidar2ego)
-    lidar2img = scale_lidar2img(np.stack(native), spec.preprocess)[None]
-    for index in range(count):
-        pixels = rng.integers(0, 256, (6, *spec.preprocess.source_hw, 3), dtype=np.uint8)
-        yaw = 0.3 + 0.02 * index
-        pose = (float(np.cos(yaw / 2)), 0.0, 0.0, float(np.sin(yaw / 2)))
-        ego = EgoState(1_000_000 + 500_000 * index, (100.0 + 4 * index, 50.0 + 0.3 * index**2, 0.0), pose)
-        yield StreamFrame(
-            preprocess(pixels, spec.preprocess)[None], lidar2img, ego, "first" if index < count // 2 else "second"
-        )
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -95,7 +70,7 @@ def bundle_of(onnx_file: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
     def make(precision: str) -> Bundle:
         return build(
             onnx_file(precision == "int8"), folder / f"{precision}.qdbev", backend="tensorrt", precision=precision,
-            frames=frames(), frame_count=FRAMES, timing_cache=folder / "timing.cache", **OPTIONS,
+            frames=frames(SPEC, count=FRAMES), frame_count=FRAMES, timing_cache=folder / "timing.cache", **OPTIONS,
         )  # fmt: skip
 
     return make
@@ -104,7 +79,7 @@ def bundle_of(onnx_file: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
 def outputs(bundle: Bundle, options: StreamOptions = StreamOptions()) -> list[list[np.ndarray]]:
     results = []
     with bundle.session(options) as session:
-        for frame in frames():
+        for frame in frames(SPEC, count=FRAMES):
             output = session.step(frame.image, frame.lidar2img, frame.ego, frame.scene)
             results.append([session.stream.read_state(output.bev_embed), output.classes.copy(), output.coords.copy()])
     return results
@@ -141,7 +116,7 @@ def test_spinning_computes_the_same_and_stages_are_timed(bundle_of: Any) -> None
     for ours, theirs in zip(outputs(bundle, options), outputs(bundle), strict=True):
         np.testing.assert_array_equal(ours[1], theirs[1])
     with bundle.session(options) as session:
-        for frame in frames():
+        for frame in frames(SPEC, count=FRAMES):
             session.step(frame.image, frame.lidar2img, frame.ego, frame.scene)
         times = session.stream.times
     for name in ("host_prep", "h2d", "enqueue", "compute", "d2h"):
@@ -184,7 +159,7 @@ def test_memory_does_not_grow_with_frames(bundle_of: Any) -> None:
     memory = engine.memory()
     assert memory.context is not None
     assert memory.io is not None
-    frame = next(frames())
+    frame = next(frames(SPEC, count=FRAMES))
     stream, handle = engine.stream(), None
     can_bus = np.zeros(18, np.float32)
 

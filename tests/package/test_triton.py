@@ -18,8 +18,9 @@ from qdbev_deploy.errors import ExitCode, QdbevError
 from qdbev_deploy.export import export_onnx
 from qdbev_deploy.package import TritonOptions, write_triton
 from qdbev_deploy.package.text_format import Symbol, text_format
+from tests.drive import frames
 from tests.engine.students import Students
-from tests.export.students import SHORT, float_model, frames
+from tests.export.students import SHORT, float_model
 from tests.package.bundles import PLUGIN, hand_made
 from tests.package.pbtxt import parse
 

@@ -27,7 +27,8 @@ from qdbev_deploy.ptq import FloatFile
 from qdbev_deploy.ptq import observe as observing
 from qdbev_deploy.reference import Feeds, session_of
 from qdbev_deploy.streaming import StreamingSession
-from tests.export.students import DEFORMABLE, PLAIN, SHORT, float_model, frames, student
+from tests.drive import frames
+from tests.export.students import DEFORMABLE, PLAIN, SHORT, float_model, student
 
 NATIVE = dataclasses.replace(
     SHORT, name="native", preprocess=dataclasses.replace(SHORT.preprocess, source_hw=NUSCENES_HW)
