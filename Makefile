@@ -64,6 +64,7 @@ test-gpu: $(INSTALLED)
 bench: $(INSTALLED)
 	$(PY) benchmarks/model.py
 	$(PY) benchmarks/data.py
+	$(PY) benchmarks/train.py
 	$(PY) benchmarks/tables.py
 
 clean:

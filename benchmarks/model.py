@@ -1,4 +1,4 @@
-"""Parameters, multiply-accumulates and forward time of the four variants in PyTorch, and micro's training step.
+"""Parameters, multiply-accumulates and forward time of the four variants in PyTorch.
 
     python benchmarks/model.py [--variants micro tiny ...] [--runs N]
 
@@ -21,7 +21,7 @@ from rich.table import Table
 from qdbev_deploy.contract import CAN_BUS_SIZE, VARIANTS, VariantSpec
 from qdbev_deploy.data.preprocess import scale_lidar2img
 from qdbev_deploy.data.synth.rig import Rig, make_rig
-from qdbev_deploy.model import BEVFormer, build_model
+from qdbev_deploy.model import build_model
 from qdbev_deploy.model.cost import model_cost
 
 # GMAC of the official modules, counted with hooks: they run box regression twice, all class branches, and the
@@ -55,18 +55,6 @@ def inputs(spec: VariantSpec) -> list[torch.Tensor]:
     ]
 
 
-def training_step(model: BEVFormer, frame: list[torch.Tensor]) -> None:
-    """A queue of three frames as BEVFormer trains: two for the history without gradients, one with."""
-    images, bev, use_prev, can_bus, lidar2img = frame
-    model.eval()
-    with torch.no_grad():
-        for _ in range(2):
-            bev = model.step(images, bev, use_prev, can_bus, lidar2img).bev_embed
-    model.train()
-    outputs = model.pts_bbox_head(model.extract_features(images), bev, use_prev, can_bus, lidar2img, all_layers=True)
-    (outputs.classes.square().mean() + outputs.coords.square().mean()).backward()
-
-
 def measure(spec: VariantSpec, runs: int) -> dict[str, Any]:
     parts = model_cost(spec)
     model, frame = build_model(spec, seed=0).eval(), inputs(spec)
@@ -84,8 +72,6 @@ def measure(spec: VariantSpec, runs: int) -> dict[str, Any]:
     if spec.name in OFFICIAL_GMAC:
         result["official_gmac"] = OFFICIAL_GMAC[spec.name]
         result["gmac_deviation"] = round(total / OFFICIAL_GMAC[spec.name] - 1, 4)
-    if spec.name == "micro":
-        result["training_step"] = record.timed_ms(lambda: training_step(model, frame), runs=runs)
     return result
 
 
@@ -110,10 +96,6 @@ def main() -> None:
             f"{row['forward']['median_ms']:.0f}", f"{row['head']['median_ms']:.0f}",
         )  # fmt: skip
     console.print(table)
-    if "micro" in args.variants:
-        console.print(
-            f"training step of micro, queue of three: {results['micro']['training_step']['median_ms']:.0f} ms"
-        )
     console.print(f"written to {record.write('model-cpu', results)}")
 
 

@@ -1,9 +1,9 @@
-"""The README's tables, made from benchmarks/results/*.json: nothing measured is typed by hand.
+"""Tables in README.md and docs/, made from benchmarks/results/*.json: nothing measured is typed by hand.
 
     python benchmarks/tables.py [--check]
 
-Rewrites what stands between `<!-- table: NAME -->` and `<!-- end -->` in README.md; with --check, says whether it is
-up to date and exits 1 where it is not. A table whose JSON is not there says "not measured yet".
+Rewrites what stands between `<!-- table: NAME -->` and `<!-- end -->`; with --check, says which file is out of
+date and exits 1 where one is. A table whose JSON is not there says "not measured yet".
 """
 
 from __future__ import annotations
@@ -47,9 +47,31 @@ def model_cpu(document: dict[str, Any]) -> str:
             f"{result['forward']['median_ms']:,.0f} ms", f"{result['head']['median_ms']:,.0f} ms",
         ])  # fmt: skip
     headings = ["variant", "parameters", "GMAC a frame", "official GMAC", "PyTorch step on the CPU", "of it the head"]
-    step = document["results"]["micro"]["training_step"]["median_ms"]
-    training = f"\nA training step of micro with a queue of three frames: {step:,.0f} ms.\n"
-    return _markdown(headings, rows) + training + _source(document)
+    return _markdown(headings, rows) + _source(document)
+
+
+def train_cpu(document: dict[str, Any]) -> str:
+    rows = [
+        [name, f"{row['median_ms']:.0f} ms", f"{row['min_ms']:.0f} to {row['max_ms']:.0f} ms"]
+        for name, row in document["results"].items()
+    ]
+    return _markdown(["a training step of micro, one thread", "median", "fastest to slowest"], rows) + _source(document)
+
+
+def qat_ablation(document: dict[str, Any]) -> str:
+    results = document["results"]
+    teacher, rows = results["rows"]["FP32 teacher"], []
+    for name, row in results["rows"].items():
+        nds, mean_ap = row["nds"], row["map"]
+        spread = f"{nds['spread']:.4f}" if len(nds["seeds"]) > 1 else "–"
+        off = 100 * (nds["mean"] - teacher["nds"]["mean"])
+        rows.append([
+            name, f"{nds['mean']:.4f}", spread, f"{off:+.2f}" if row is not teacher else "–", f"{mean_ap['mean']:.4f}",
+        ])  # fmt: skip
+    headings = ["", "NDS, mean", "spread over seeds", "points off the teacher", "mAP, mean"]
+    settings = results["settings"]
+    trained = f"\nWhat is trained: {settings['steps']:,} steps each, {len(settings['seeds'])} seeds.\n"
+    return _markdown(headings, rows) + trained + _source(document)
 
 
 def data(document: dict[str, Any]) -> str:
@@ -91,7 +113,13 @@ def kernels(document: dict[str, Any]) -> str:
     return _markdown(headings, rows) + where + _source(document)
 
 
-TABLES: dict[str, Callable[[dict[str, Any]], str]] = {"model-cpu": model_cpu, "data": data, "kernels": kernels}
+TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
+    "model-cpu": model_cpu,
+    "data": data,
+    "train-cpu": train_cpu,
+    "qat-ablation": qat_ablation,
+    "kernels": kernels,
+}
 
 
 def render(text: str) -> str:
@@ -111,15 +139,17 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check", action="store_true", help="change nothing; exit 1 where a table is out of date")
     args = parser.parse_args()
-    path = ROOT / "README.md"
-    before = path.read_text(encoding="utf-8")
-    after = render(before)
-    if args.check:
+    stale = []
+    for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))):
+        before = path.read_text(encoding="utf-8")
+        after = render(before)
         if before != after:
-            print("README.md does not show what benchmarks/results/ holds. Next: python benchmarks/tables.py")
-        return int(before != after)
-    path.write_text(after, encoding="utf-8")
-    return 0
+            stale.append(str(path.relative_to(ROOT)))
+            if not args.check:
+                path.write_text(after, encoding="utf-8")
+    if args.check and stale:
+        print(f"{', '.join(stale)}: not what benchmarks/results/ holds. Next: python benchmarks/tables.py")
+    return int(args.check and bool(stale))
 
 
 if __name__ == "__main__":
