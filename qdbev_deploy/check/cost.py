@@ -18,12 +18,18 @@ ASSUMPTIONS = (
     "peaks are the vendor's dense ones, reached in full: an estimate, not a forecast",
     "a node takes the longer of its arithmetic and its memory traffic; nodes run one after the other",
     "convolutions and products on quantised inputs run in int8, everything else in FP16",
-    "pointwise ops, norms, casts and Q/DQ are fused into their neighbours and cost nothing",
+    "pointwise ops, casts and Q/DQ are fused into their neighbours and cost nothing",
+    "norms, pools, resizes and softmax pay for their memory traffic and not for their arithmetic",
     "results are written in FP16, also where a builder fuses the QuantizeLinear that follows and writes int8",
     "each weighted op and each plugin reads its inputs and writes its output once; no cache holds them between",
-    "a plugin's gathers hit the cache: its value is read from memory once",
+    "a plugin's value is read from memory once, for its gathers hit the cache, and its arithmetic hides behind that",
 )
-_HEAVY = ("MaxPool", "AveragePool", "GridSample", "Softmax", "Resize", "LayerNormalization")
+_MOVE_MUCH = (
+    "MaxPool", "AveragePool", "GlobalMaxPool", "GlobalAveragePool", "GridSample", "Resize", "Upsample", "Softmax",
+    "LogSoftmax", "LayerNormalization", "InstanceNormalization", "GroupNormalization", "RMSNormalization",
+)  # fmt: skip
+_FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE)
+_MULTIPLY = (*WEIGHTED, "DeformConv", "Einsum")
 
 
 @dataclass(frozen=True)
@@ -45,15 +51,31 @@ def _elements(graph: Graph, name: str) -> int | None:
 
 def _macs(graph: Graph, node: NodeProto) -> int | None:
     """Multiply-accumulates of a weighted op; None where shapes do not say."""
+    if node.op_type == "Einsum":
+        return _einsum_macs(graph, node)
     output = _elements(graph, node.output[0])
-    if node.op_type in ("Conv", "DeformConv"):
+    if node.op_type in ("Conv", "DeformConv", "ConvTranspose"):
         weight = graph.shape(_weight_source(graph, node.input[1]))
-        return None if weight is None or output is None else output * math.prod(weight[1:])
+        # A kernel for each result; transposed, for each number that goes in.
+        kernels = _elements(graph, node.input[0]) if node.op_type == "ConvTranspose" else output
+        return None if weight is None or kernels is None else kernels * math.prod(weight[1:])
     shape = graph.shape(node.input[0])
     if shape is None or output is None:
         return None
     inner = shape[0] if node.op_type == "Gemm" and attributes(node).get("transA", 0) else shape[-1]
     return output * inner
+
+
+def _einsum_macs(graph: Graph, node: NodeProto) -> int | None:
+    """A product for every combination of two operands' indices; one operand is only moved and summed."""
+    terms = attributes(node)["equation"].decode().replace(" ", "").split("->")[0].split(",")
+    shapes = [graph.shape(name) for name in node.input]
+    if len(terms) == 1:
+        return 0
+    if len(terms) != 2 or any(shape is None or len(shape) != len(term) for shape, term in zip(shapes, terms)):
+        return None  # in which order more would be multiplied is the runtime's choice
+    sizes = {index: size for shape, term in zip(shapes, terms) for index, size in zip(term, shape or ())}
+    return math.prod(sizes.values())
 
 
 def _weight_source(graph: Graph, name: str) -> str:
@@ -73,22 +95,27 @@ def _bytes_of(graph: Graph, name: str) -> int:
     if origin in graph.initializers:
         tensor = graph.initializers[origin]
         count: int = math.prod(tensor.dims)
-        return count * (2 if tensor.data_type == TensorProto.FLOAT and origin == name else 1)
+        # Behind a QuantizeLinear of its own a weight is read as the integers that a builder keeps.
+        behind_its_own = origin != name and tensor.data_type in _FLOATS
+        return count if behind_its_own else math.ceil(count * _element_bytes(tensor.data_type))
     count = _elements(graph, name) or 0
     if is_quantised_input(graph, name):
         return count
-    type_ = graph.element_type(name)
-    return count * 2 if type_ == TensorProto.FLOAT else int(count * element_bytes(type_))
+    return math.ceil(count * _element_bytes(graph.element_type(name)))
+
+
+def _element_bytes(type_: int) -> float:
+    return 2 if type_ in _FLOATS else element_bytes(type_)
 
 
 def node_costs(graph: Graph) -> tuple[list[NodeCost], list[str]]:
     """(costs of every node that counts, names of weighted nodes whose shapes are unknown)."""
     costs, unknown = [], []
     for node in graph.proto.node:
-        weighted = node.op_type in WEIGHTED or node.op_type == "DeformConv"
-        if not weighted and node.domain != OP_DOMAIN and node.op_type not in _HEAVY:
+        multiplies = node.op_type in _MULTIPLY
+        if not multiplies and node.domain != OP_DOMAIN and node.op_type not in _MOVE_MUCH:
             continue
-        macs = _macs(graph, node) if weighted else 0
+        macs = _macs(graph, node) if multiplies else 0
         if macs is None:
             unknown.append(node.name)
             continue

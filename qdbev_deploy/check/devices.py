@@ -29,16 +29,14 @@ _DEVICES = (
     Device("B200", 100, 4500.0, 2250.0, 8000.0),
     Device("GeForce RTX 5090", 120, 838.0, 419.0, 1792.0),
 )
-_NAMES = {"orin": 87, "thor": 110, "rtx3090": 86, "h200": 90}
-GPU_CHOICES = (*_NAMES, *(f"sm_{device.sm}" for device in _DEVICES))
+_ARCHITECTURES = {f"sm_{device.sm}": device for device in _DEVICES}
+_NAMES = {"orin": "sm_87", "thor": "sm_110", "rtx3090": "sm_86", "h200": "sm_90"}
+GPU_CHOICES = (*_NAMES, *_ARCHITECTURES)
 
 
 def device_named(name: str) -> Device:
     """A GPU by its name, or the one that stands for an architecture: sm_86 is an RTX 3090 here."""
-    sm = _NAMES.get(name)
-    if sm is None and name.startswith("sm_") and name[3:].isdigit():
-        sm = int(name[3:])
-    for device in _DEVICES:
-        if device.sm == sm:
-            return device
-    raise QdbevError(f"unknown GPU '{name}'", "one of " + ", ".join(GPU_CHOICES), "pass --gpu orin")
+    device = _ARCHITECTURES.get(_NAMES.get(name, name))
+    if device is None:
+        raise QdbevError(f"unknown GPU '{name}'", "one of " + ", ".join(GPU_CHOICES), "pass --gpu orin")
+    return device

@@ -28,6 +28,9 @@ from qdbev_deploy.graph.parts import weight_bytes
 from qdbev_deploy.graph.targets import target_named
 from qdbev_deploy.plugins import library_info
 
+# Rules that tell what lowering refuses, and of every node.
+_SAID_OF_EACH_NODE = ("uint8", "integer-type", "subgraph", "zero-point", "zero-point-missing")
+
 
 @dataclass(frozen=True)
 class CheckReport:
@@ -84,10 +87,8 @@ def check_model(model: onnx.ModelProto, name: str, target: str, gpu: str | None 
         refused = [Finding("lowering", "(file)", f"{error.found}. Needed: {error.needed}")]
     graph = Graph(lowered)
     found = findings(graph, chosen)
-    if any(
-        finding.rule in ("uint8", "integer-type", "subgraph", "zero-point", "zero-point-missing") for finding in found
-    ):
-        refused = []  # the rules say it of every node
+    if any(finding.rule in _SAID_OF_EACH_NODE for finding in found):
+        refused = []
     costs, unknown = node_costs(graph)
     plugins, library = _plugins(graph, chosen.is_tensorrt)
     return CheckReport(

@@ -10,6 +10,7 @@ import numpy as np
 import onnx
 from onnx import NodeProto, TensorProto
 
+from qdbev_deploy.check.bev_ops import contract_broken
 from qdbev_deploy.contract import OP_DOMAIN
 from qdbev_deploy.graph.index import (
     STANDARD_DOMAINS,
@@ -24,6 +25,7 @@ from qdbev_deploy.graph.targets import Target
 
 VIEWS = frozenset({"Reshape", "Transpose", "Unsqueeze", "Squeeze", "Flatten", "Slice", "Identity", "Split", "Concat"})
 COMMUTING = VIEWS | {"MaxPool", "Gather", "Resize"}
+_MOVED_PAST = ("MaxPool", "Reshape", "Slice", "Squeeze", "Transpose", "Unsqueeze")  # ONNX Runtime's Q/DQ propagation
 _PAIR = ("QuantizeLinear", "DequantizeLinear")
 _INTEGER_OPS = ("QLinearConv", "QLinearMatMul", "ConvInteger", "MatMulInteger", "DynamicQuantizeLinear")
 
@@ -46,11 +48,26 @@ def _name(node: NodeProto) -> str:
 
 
 def source(graph: Graph, name: str, through: frozenset[str] = VIEWS) -> NodeProto | None:
-    """The node that makes a tensor, seen through ops that only move elements."""
+    """The node that makes a tensor, seen through ops that only move elements.
+
+    A Concat is seen through where all its inputs come from pairs of one scale; any other is itself the source.
+    """
     node = graph.producer.get(name)
     while node is not None and node.op_type in through and node.input:
+        if node.op_type == "Concat":
+            makers = [source(graph, item, through) for item in node.input]
+            return makers[0] if _one_scale(graph, makers) else node
         node = graph.producer.get(node.input[0])
     return node
+
+
+def _one_scale(graph: Graph, makers: list[NodeProto | None]) -> bool:
+    if not all(maker is not None and maker.op_type in _PAIR for maker in makers):
+        return False
+    first, *others = [graph.constant(maker.input[1]) for maker in makers if maker is not None]
+    return first is not None and all(
+        other is not None and np.array_equal(first.ravel(), other.ravel()) for other in others
+    )
 
 
 def is_quantised_input(graph: Graph, name: str, through: frozenset[str] = VIEWS) -> bool:
@@ -130,8 +147,9 @@ def scales(graph: Graph, target: Target) -> Iterator[Finding]:
         stored = node.input[0] in graph.initializers or is_constant_chain(graph, node.input[0])
         if scale.size > 1 and not stored:
             yield Finding(
-                "per-channel-activation", _name(node), f"{scale.size} scales for an activation, which takes one"
-            )
+                "per-channel-activation", _name(node), f"{scale.size} scales for an activation, which takes one",
+                "error" if target.is_tensorrt else "warning",  # ONNX Runtime computes with them
+            )  # fmt: skip
 
 
 def scales_agree(graph: Graph, target: Target) -> Iterator[Finding]:
@@ -196,13 +214,15 @@ def integers(graph: Graph, target: Target) -> Iterator[Finding]:
 
 
 def is_constant_chain(graph: Graph, name: str) -> bool:
-    """Whether a tensor is a stored weight, perhaps seen through a QuantizeLinear and views."""
+    """Whether a tensor is a stored weight, perhaps seen through a QuantizeLinear, an integer Clip and views."""
     while True:
         if graph.is_constant(name):
             return True
         node = graph.producer.get(name)
-        if node is None or node.op_type not in VIEWS | {"QuantizeLinear", "DequantizeLinear"}:
+        if node is None or node.op_type not in VIEWS | {*_PAIR, "Clip", "Cast"} or not node.input:
             return False
+        if node.op_type == "Concat":
+            return all(is_constant_chain(graph, item) for item in node.input)
         name = node.input[0]
 
 
@@ -226,7 +246,8 @@ def pairs(graph: Graph, target: Target) -> Iterator[Finding]:
 
 
 def weighted_inputs(graph: Graph, target: Target) -> Iterator[Finding]:
-    """Both inputs of a weighted op are quantised or neither is."""
+    """Both inputs of a weighted op are quantised or neither is; scales are shared through a Concat."""
+    mixed: set[str] = set()
     for node in graph.proto.node:
         if node.op_type not in WEIGHTED:
             continue
@@ -237,6 +258,12 @@ def weighted_inputs(graph: Graph, target: Target) -> Iterator[Finding]:
         if weight and not activation:
             yield Finding("weighted-op", _name(node), "a quantised weight meets a float activation: it runs in float",
                           "warning")  # fmt: skip
+            maker = source(graph, node.input[0])
+            if maker is not None and maker.op_type == "Concat" and maker.output[0] not in mixed:
+                mixed.add(maker.output[0])
+                if any(is_quantised_input(graph, name) for name in maker.input):
+                    yield Finding("concat", _name(maker), "its inputs are not all quantised with one scale: what reads "
+                                  "them as integers cannot, and runs in float", "warning")  # fmt: skip
         if weight and graph.producer[node.input[1]].op_type not in ("DequantizeLinear", "Transpose"):
             yield Finding("weight-view", _name(node), "an op stands between the weight's DequantizeLinear and its user",
                           "warning")  # fmt: skip
@@ -262,10 +289,19 @@ def _is_int8_conv(graph: Graph, name: str) -> bool:
     )
 
 
+def bev_ops(graph: Graph, target: Target) -> Iterator[Finding]:
+    """Nodes of our domain are those of the contract."""
+    for node in graph.bev_nodes():
+        for says in contract_broken(graph, node):
+            yield Finding("bev-op", _name(node), says)
+
+
 def plugin_values(graph: Graph, target: Target) -> Iterator[Finding]:
     """Q/DQ is never fused into a plugin: a quantised value goes in as integers, with its scale as an attribute."""
     for node in graph.bev_nodes():
-        scale = attributes(node).get("value_scale", 0.0)
+        if contract_broken(graph, node):
+            continue  # bev_ops says it
+        scale = attributes(node)["value_scale"]
         maker = source(graph, node.input[0])
         integers = maker is not None and maker.op_type == "QuantizeLinear"
         if maker is not None and maker.op_type == "DequantizeLinear":
@@ -276,21 +312,52 @@ def plugin_values(graph: Graph, target: Target) -> Iterator[Finding]:
             yield Finding("plugin-value", _name(node), "value_scale is set and its value is not quantised")
 
 
+def own_fusion(graph: Graph, target: Target) -> Iterator[Finding]:
+    """What ONNX Runtime moves past a view in its default mode it writes anew, from opset 21 on in a wrong type.
+
+    Seen with 1.31: "output_dtype INT8 does not match y_zero_point type UINT8", and the file does not open.
+    """
+    for node in graph.proto.node:
+        if standard_opset(graph.model) < 21 or node.op_type != "DequantizeLinear" or len(node.input) < 3:
+            continue
+        scale = graph.constant(node.input[1])
+        per_tensor = scale is not None and scale.size == 1 and graph.element_type(node.input[2]) == TensorProto.INT8
+        if not per_tensor or is_constant_chain(graph, node.input[0]):
+            continue
+        if any(_moved_past(graph, reader) for reader in graph.consumers.get(node.output[0], [])):
+            yield Finding(
+                "own-fusion", _name(node), "ONNX Runtime's own fusion of Q/DQ may refuse this from opset 21 on: open "
+                "the file with session.disable_quant_qdq=1, as build and run do, or export with --opset 20", "warning",
+            )  # fmt: skip
+
+
+def _moved_past(graph: Graph, reader: NodeProto) -> bool:
+    """Whether ONNX Runtime moves a DequantizeLinear past a reader: past views, and those of a product with a bias."""
+    readers = graph.consumers.get(reader.output[0], [])
+    if reader.op_type == "MatMul":
+        rank = len(graph.shape(reader.input[0]) or ())
+        return rank > 2 and any(item.op_type == "Add" for item in readers)
+    quantised_again = bool(readers) and all(item.op_type == "QuantizeLinear" for item in readers)
+    return reader.op_type in _MOVED_PAST and not quantised_again
+
+
 ALL_TARGETS: tuple[Rule, ...] = (
     opset,
     ops,
     element_types,
     static_shapes,
+    bev_ops,
     plugin_values,
     subgraphs,
     scales,
     scales_agree,
 )
 TENSORRT_ONLY: tuple[Rule, ...] = (integers, pairs, weighted_inputs, residuals)
+ONNXRUNTIME_ONLY: tuple[Rule, ...] = (own_fusion,)
 
 
 def findings(graph: Graph, target: Target) -> list[Finding]:
     """Every rule broken, errors first."""
-    rules = ALL_TARGETS + (TENSORRT_ONLY if target.is_tensorrt else ())
+    rules = ALL_TARGETS + (TENSORRT_ONLY if target.is_tensorrt else ONNXRUNTIME_ONLY)
     found = [finding for rule in rules for finding in rule(graph, target)]
     return sorted(found, key=lambda finding: finding.level != "error")

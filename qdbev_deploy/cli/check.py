@@ -42,20 +42,19 @@ def run(args: argparse.Namespace) -> int:
 
 def _print(report: CheckReport) -> None:
     from rich.console import Console
-    from rich.markup import escape
     from rich.table import Table
 
-    console = Console(highlight=False)
-    console.print(f"{report.file} for {report.target}")
+    console = Console(highlight=False, markup=False, emoji=False)  # names of files and nodes mean nothing else
+    console.print(f"{report.file} for {report.target}", soft_wrap=True)
     for note in report.lowered:
-        console.print(f"  lowered: {escape(note)}", soft_wrap=True)
+        console.print(f"  lowered: {note}", soft_wrap=True)
     alike: dict[tuple[str, str, str], list[str]] = {}
     for finding in report.findings:
         alike.setdefault((finding.level, finding.rule, finding.says), []).append(finding.node)
     for (level, rule, says), nodes in alike.items():
-        console.print(f"  {level}: \\[{rule}] {escape(says)}", soft_wrap=True)
+        console.print(f"  {level}: [{rule}] {says}", soft_wrap=True)
         for node in nodes[:_LISTED]:
-            console.print(f"    {escape(node)}", soft_wrap=True)
+            console.print(f"    {node}", soft_wrap=True)
         if len(nodes) > _LISTED:
             console.print(f"    and {len(nodes) - _LISTED} more; --json lists them")
     table = Table(box=None)
@@ -77,9 +76,9 @@ def _print(report: CheckReport) -> None:
     console.print(table)
     console.print(f"activations alive at once: {report.activation_peak_bytes / 1e6:.0f} MB at most, floats as FP16")
     for name, here in report.plugins.items():
-        console.print(f"plugin {name}: {'in ' + report.plugin_library if here else 'not here'}")
+        console.print(f"plugin {name}: {'in ' + report.plugin_library if here else 'not here'}", soft_wrap=True)
     if report.plugins and not all(report.plugins.values()):
-        console.print(f"plugin library: {escape(report.plugin_library)}", soft_wrap=True)
+        console.print(f"plugin library: {report.plugin_library}", soft_wrap=True)
     if report.roofline:
         from qdbev_deploy.check.cost import ASSUMPTIONS
 
@@ -92,7 +91,7 @@ def _print(report: CheckReport) -> None:
         for assumption in ASSUMPTIONS:
             console.print(f"  {assumption}")
     if report.not_known:
-        console.print(f"{len(report.not_known)} weighted nodes have no known shape and are not counted")
+        console.print(f"{len(report.not_known)} nodes are not counted: their shapes do not say how much they multiply")
     console.print(
         f"{len(report.errors)} rules broken" if report.errors else "no rule is broken",
         style="bold red" if report.errors else "bold",

@@ -21,6 +21,7 @@ _PACKED = {number for name, number in TensorProto.DataType.items() if name.endsw
 # Protobuf itself ends at 2 GiB; a file beyond that cannot be one ONNX message.
 MAX_PROTOBUF_BYTES = (2 << 30) - 1
 _REEXPORT = "export it again, or copy it again from where it was whole"
+_SMALLER = "export a smaller variant, or weights in fewer bits: FP16 or int8"
 _SAID_CHARACTERS = 300  # of the checker's words
 
 
@@ -94,20 +95,51 @@ def _require_whole(tensor: TensorProto) -> None:
         raise ValueError(f"the weight '{tensor.name}' has {len(tensor.raw_data):,} bytes, its shape {needed:,}")
 
 
-def _require_sound(model: onnx.ModelProto, path: Path) -> None:
-    """Refuse what ONNX' own checker refuses: names that nothing makes, loops, wrong numbers of inputs or of bytes."""
+def checker_says(model: onnx.ModelProto, full: bool = False) -> str:
+    """Why ONNX' own checker refuses a model, in a line; nothing where it takes it. `full`: types and shapes as well."""
     try:
-        onnx.checker.check_model(model)
+        onnx.checker.check_model(model, full_check=full)
         for tensor in _all_tensors(model):
             _require_whole(tensor)
     except Exception as error:  # a broken file can make it raise anything
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-        said = " ".join(lines)[:_SAID_CHARACTERS].rstrip(". ")
+        return " ".join(lines)[:_SAID_CHARACTERS].rstrip(". ") or type(error).__name__
+    return ""
+
+
+def _require_sound(model: onnx.ModelProto, path: Path) -> None:
+    """Refuse what the checker refuses: names that nothing makes, loops, wrong numbers of inputs or of bytes."""
+    if said := checker_says(model):
         raise QdbevError(
-            f"{path.name} is no valid ONNX model: {said or type(error).__name__}",
+            f"{path.name} is no valid ONNX model: {said}",
             "a model that onnx.checker.check_model accepts",
             _REEXPORT,
-        ) from error
+        )
+
+
+def _require_one_message(model: onnx.ModelProto, path: Path, size: int) -> None:
+    """Refuse more than one message holds, by what the file says of the weights beside it: none of them is read yet.
+
+    Shape inference, the checker and every pass take a model as one message, wherever its weights lay.
+    """
+    beside = sum(
+        _stored_bytes(tensor, path.parent)
+        for tensor in _all_tensors(model)
+        if tensor.data_location == TensorProto.EXTERNAL
+    )
+    if size + beside > MAX_PROTOBUF_BYTES:
+        raise QdbevError(
+            f"{path} and the weights beside it have {size + beside:,} bytes",
+            f"at most {MAX_PROTOBUF_BYTES:,}, the end of protobuf: models are checked and rewritten whole",
+            _SMALLER,
+        )
+
+
+def _stored_bytes(tensor: TensorProto, folder: Path) -> int:
+    """What a weight beside the file takes; all that follows its offset, where no length is said."""
+    entry = {item.key: item.value for item in tensor.external_data}
+    rest = (folder / entry["location"]).stat().st_size - int(entry.get("offset") or "0")
+    return int(entry.get("length") or rest)
 
 
 def read_onnx(path: str | os.PathLike[str]) -> onnx.ModelProto:
@@ -119,8 +151,8 @@ def read_onnx(path: str | os.PathLike[str]) -> onnx.ModelProto:
     if size > MAX_PROTOBUF_BYTES:
         raise QdbevError(
             f"{path} has {size:,} bytes",
-            f"at most {MAX_PROTOBUF_BYTES:,}, the end of protobuf",
-            "save the weights beside the model: onnx.save(model, path, save_as_external_data=True)",
+            f"at most {MAX_PROTOBUF_BYTES:,}, the end of protobuf, with the weights that lie beside it",
+            _SMALLER,
         )
     model = onnx.ModelProto()
     try:
@@ -132,6 +164,7 @@ def read_onnx(path: str | os.PathLike[str]) -> onnx.ModelProto:
         raise QdbevError(f"{path} ({size:,} bytes) holds no ONNX graph", "a file as onnx.save writes it", _REEXPORT)
     try:
         if _external_files(model, path):
+            _require_one_message(model, path, size)
             onnx.load_external_data_for_model(model, str(path.parent))
         sort_nodes(model)
     except (onnx.checker.ValidationError, ValueError, TypeError) as error:

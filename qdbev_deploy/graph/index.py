@@ -104,7 +104,8 @@ def names_read(node: NodeProto) -> list[str]:
 
 
 def standard_opset(model: onnx.ModelProto) -> int:
-    return int(next(entry.version for entry in model.opset_import if entry.domain in STANDARD_DOMAINS))
+    """The version of ONNX's own ops; 0 where a file has ops of other domains alone."""
+    return int(next((entry.version for entry in model.opset_import if entry.domain in STANDARD_DOMAINS), 0))
 
 
 def constant_nodes(graph: Graph) -> set[str]:
@@ -123,13 +124,33 @@ def name_nodes(model: onnx.ModelProto) -> None:
     """Give every node a name of its own: files of others, and what is inlined from a function, have none."""
     taken: set[str] = set()
     for node in model.graph.node:
-        base = name = node.name or f"{node.op_type}:{next(filter(None, node.output), '')}"
-        count = 1
-        while name in taken:
-            count += 1
-            name = f"{base}#{count}"
-        taken.add(name)
-        node.name = name
+        node.name = free_name(node.name or f"{node.op_type}:{next(filter(None, node.output), '')}", taken)
+
+
+def free_name(wanted: str, taken: set[str]) -> str:
+    """The name, with a number behind it where it is taken; from now on it is."""
+    name, count = wanted, 1
+    while name in taken:
+        count += 1
+        name = f"{wanted}#{count}"
+    taken.add(name)
+    return name
+
+
+def node_names(model: onnx.ModelProto) -> set[str]:
+    """Names that a new node cannot have."""
+    return {node.name for node in all_nodes(model.graph.node)}
+
+
+def tensor_names(model: onnx.ModelProto) -> set[str]:
+    """Names that a new tensor of the main graph cannot have."""
+    names = {value.name for value in (*model.graph.input, *model.graph.initializer)}
+    for node in all_nodes(model.graph.node):
+        names.update(node.output)
+        for attribute in node.attribute:
+            for graph in subgraphs_of(attribute):
+                names.update(value.name for value in (*graph.input, *graph.initializer))
+    return names
 
 
 def replace_input(nodes: Iterable[NodeProto], old: str, new: str) -> None:

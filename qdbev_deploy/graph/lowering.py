@@ -10,7 +10,18 @@ from onnx import helper, numpy_helper
 
 from qdbev_deploy.contract import OP_DOMAIN, OP_VERSION
 from qdbev_deploy.errors import QdbevError
-from qdbev_deploy.graph.index import STANDARD_DOMAINS, Graph, attributes, remove_unused, sort_nodes, standard_opset
+from qdbev_deploy.graph.files import checker_says
+from qdbev_deploy.graph.index import (
+    STANDARD_DOMAINS,
+    Graph,
+    attributes,
+    free_name,
+    node_names,
+    remove_unused,
+    sort_nodes,
+    standard_opset,
+    tensor_names,
+)
 from qdbev_deploy.graph.normalise import normalise, require_normal
 from qdbev_deploy.graph.opset import to_opset17
 from qdbev_deploy.graph.quantised import expand_int4, weights_in_float
@@ -34,6 +45,7 @@ def deform_conv_to_sampling(model: onnx.ModelProto) -> int:
     For parsers that do not know the op. The product's sums run in another order: equal to rounding, not bit for bit.
     """
     graph, changed = Graph(model), 0
+    nodes, tensors = node_names(model), tensor_names(model)
     for node in list(graph.proto.node):
         if node.op_type != "DeformConv":
             continue
@@ -43,19 +55,20 @@ def deform_conv_to_sampling(model: onnx.ModelProto) -> int:
         if weight is None or values.get("group", 1) != 1 or values.get("offset_group", 1) != 1 or len(node.input) < 5 \
                 or list(pads[:2]) != list(pads[2:]):  # fmt: skip
             raise QdbevError(
-                f"node '{node.name}' is a DeformConv with groups, without masks or with uneven padding",
+                f"node '{node.name or node.output[0]}' is a DeformConv with groups, without masks "
+                "or with uneven padding",
                 "one group, masks and even padding, which the sampling op has",
                 "build for TensorRT 10, whose parser knows DeformConv",
             )
         kernel = numpy_helper.to_array(weight)
-        flat = f"{weight.name}.columns"
+        flat = free_name(f"{weight.name}.columns", tensors)
         model.graph.initializer.append(numpy_helper.from_array(kernel.reshape(len(kernel), -1, 1, 1), flat))
-        columns = f"{node.output[0]}/columns"
+        columns, base = free_name(f"{node.output[0]}/columns", tensors), node.name or node.output[0]
         sample = helper.make_node(
             "ModulatedDeformSample",
             [node.input[0], node.input[2], node.input[4]],
             [columns],
-            name=f"{node.name}/ModulatedDeformSample",
+            name=free_name(f"{base}/ModulatedDeformSample", nodes),
             domain=OP_DOMAIN,
             kernel=list(kernel.shape[2:]),
             stride=list(values.get("strides", [1, 1])),
@@ -64,7 +77,8 @@ def deform_conv_to_sampling(model: onnx.ModelProto) -> int:
             value_scale=0.0,
         )
         bias = [node.input[3]] if node.input[3] else []
-        product = helper.make_node("Conv", [columns, flat, *bias], list(node.output), name=f"{node.name}/Conv")
+        name = free_name(f"{base}/Conv", nodes)
+        product = helper.make_node("Conv", [columns, flat, *bias], list(node.output), name=name)
         node.output[0] += "/unused"
         model.graph.node.extend([sample, product])
         changed += 1
@@ -93,7 +107,7 @@ def to_opset20(model: onnx.ModelProto) -> int:
     for node in model.graph.node:
         if node.op_type == "GroupNormalization" or "block_size" in attributes(node):
             raise QdbevError(
-                f"node '{node.name}' is a {node.op_type} as opset 21 defines it",
+                f"node '{node.name or node.output[0]}' is a {node.op_type} as opset 21 defines it",
                 "a form that opset 20 has",
                 "build for TensorRT 11",
             )
@@ -139,4 +153,27 @@ def lower(model: onnx.ModelProto, target: str | Target) -> tuple[onnx.ModelProto
     for step in PASSES[chosen.name]:
         if count := step.apply(lowered):
             notes.append(f"{step.does} ({count})")
+    if notes:
+        _require_valid(lowered, model, chosen)
     return lowered, notes
+
+
+def _require_valid(lowered: onnx.ModelProto, model: onnx.ModelProto, target: Target) -> None:
+    """What passes made of a sound model is sound as well: a form that none of them has words for ends here."""
+    said = checker_says(lowered)
+    if not said and not _types_refused(model):
+        said = _types_refused(lowered)
+    if said:
+        raise QdbevError(
+            f"lowered for {target.name} it is no valid ONNX of opset {standard_opset(lowered)}: {said}",
+            "forms that the target's opset has",
+            "build for a newer target, or export with a lower --opset",
+        )
+
+
+def _types_refused(model: onnx.ModelProto) -> str:
+    """What the checker says of types and shapes; not of those that the file states along the way, which none reads."""
+    bare = onnx.ModelProto()
+    bare.CopyFrom(model)
+    del bare.graph.value_info[:]
+    return checker_says(bare, full=True)

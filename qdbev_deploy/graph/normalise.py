@@ -22,11 +22,14 @@ from qdbev_deploy.graph.index import (
     WEIGHTED,
     Graph,
     attributes,
+    free_name,
     nested_nodes,
+    node_names,
     remove_unused,
     replace_input,
     sort_nodes,
     standard_opset,
+    tensor_names,
 )
 
 Array = npt.NDArray[Any]
@@ -93,8 +96,9 @@ def store_parameters(model: onnx.ModelProto) -> list[str]:
             if array is not None:
                 fresh[name] = array
                 changed.append(name)
+    taken = tensor_names(model)
     for name, array in fresh.items():
-        replacement = f"{name}/stored"
+        replacement = free_name(f"{name}/stored", taken)
         model.graph.initializer.append(numpy_helper.from_array(array, replacement))
         replace_input(
             (node for node in model.graph.node if node.op_type in _PAIR or _is_integer_clip(graph, node)),
@@ -110,7 +114,7 @@ def biases_in_float(model: onnx.ModelProto) -> list[str]:
 
     No parser of TensorRT takes them, and a builder adds biases in float.
     """
-    graph = Graph(model)
+    graph, taken = Graph(model), tensor_names(model)
     changed: list[str] = []
     for node in model.graph.node:
         if node.op_type != "DequantizeLinear" or node.domain not in STANDARD_DOMAINS:
@@ -126,7 +130,7 @@ def biases_in_float(model: onnx.ModelProto) -> list[str]:
             [-1 if index == along % integers.ndim else 1 for index in range(integers.ndim)] if scale.size > 1 else []
         )
         floats = integers.astype(scale.dtype) * scale.reshape(shape)
-        name = f"{node.input[0]}/float/{len(changed)}"
+        name = free_name(f"{node.input[0]}/float", taken)
         model.graph.initializer.append(numpy_helper.from_array(np.asarray(floats, scale.dtype), name))
         replace_input(graph.consumers.get(node.output[0], []), node.output[0], name)
         changed.append(node.name or node.output[0])
@@ -137,7 +141,7 @@ def biases_in_float(model: onnx.ModelProto) -> list[str]:
 
 def add_zero_points(model: onnx.ModelProto) -> list[str]:
     """Q and DQ without a zero point get the one that they imply: zero, of their integers' type."""
-    graph = Graph(model)
+    graph, taken = Graph(model), tensor_names(model)
     changed: list[str] = []
     made: dict[str, int] = {}  # type of the integers that each QuantizeLinear makes
     for node in model.graph.node:
@@ -152,7 +156,7 @@ def add_zero_points(model: onnx.ModelProto) -> list[str]:
             type_ = _integer_type(graph, node.input[0], made)
         scale = graph.constant(node.input[1])
         if not has_zero and type_ != TensorProto.UNDEFINED and scale is not None:
-            zero = f"{node.name or node.output[0]}.zero_point"
+            zero = free_name(f"{node.name or node.output[0]}.zero_point", taken)
             model.graph.initializer.append(helper.make_tensor(zero, type_, scale.shape, [0] * int(scale.size)))
             del node.input[2:]
             node.input.append(zero)
@@ -224,7 +228,7 @@ def _is_weight(graph: Graph, name: str) -> bool:
 
 def weights_as_integers(model: onnx.ModelProto) -> list[str]:
     """Weights are stored as the integers that their QuantizeLinear and Clip make of them, zero point 0."""
-    graph, changed = Graph(model), []
+    graph, taken, changed = Graph(model), tensor_names(model), []
     for node in list(model.graph.node):
         if node.op_type != "DequantizeLinear" or not _is_weight(graph, node.output[0]):
             continue
@@ -252,13 +256,13 @@ def weights_as_integers(model: onnx.ModelProto) -> list[str]:
         if centred.min(initial=0) < INT8.min or centred.max(initial=0) > INT8.max:
             continue
         base = quantize.input[0] if quantize is not None else source
-        name = f"{base}.integers" if not base.endswith(".integers") else f"{base}.centred"
-        name = name if name not in graph.initializers else f"{node.name}.integers"
-        for suffix, array in (("", centred.astype(np.int8)), (".zero_point", np.zeros(scale.shape, np.int8))):
-            model.graph.initializer.append(numpy_helper.from_array(array, name + suffix))
+        name = free_name(f"{base}.integers" if not base.endswith(".integers") else f"{base}.centred", taken)
+        zero_point = free_name(f"{name}.zero_point", taken)
+        for stored_as, array in ((name, centred.astype(np.int8)), (zero_point, np.zeros(scale.shape, np.int8))):
+            model.graph.initializer.append(numpy_helper.from_array(array, stored_as))
         scale_name = node.input[1]
         del node.input[:]
-        node.input.extend([name, scale_name, f"{name}.zero_point"])
+        node.input.extend([name, scale_name, zero_point])
         graph = Graph(model)
         changed.append(node.name or node.output[0])
     if changed:
@@ -290,7 +294,7 @@ def signed_activations(model: onnx.ModelProto) -> list[str]:
     Exact where all integers that the pair can hold, less its zero point, are int8's: uint8 clipped to 0..127, uint8
     about 128, int8 clipped to fewer bits.
     """
-    graph, changed = Graph(model), []
+    graph, taken, nodes, changed = Graph(model), tensor_names(model), node_names(model), []
     types = {value.name: value.type.tensor_type for value in model.graph.value_info}
     for node in list(model.graph.node):
         if node.op_type != "QuantizeLinear" or node.domain not in STANDARD_DOMAINS or node.output[0] in graph.outputs:
@@ -314,10 +318,10 @@ def signed_activations(model: onnx.ModelProto) -> list[str]:
         if not held.fits:
             continue
         name = node.name or node.output[0]
-        zero_point = f"{name}.zero_point"
+        zero_point = free_name(f"{name}.zero_point", taken)
         model.graph.initializer.append(numpy_helper.from_array(np.zeros(zero.shape, np.int8), zero_point))
         if held != Range(INT8.min, INT8.max):
-            _clip_before(model, node, name, held, scale, types.get(node.input[0]))
+            _clip_before(model, node, (taken, nodes), held, scale, types.get(node.input[0]))
         for end in (node, *ends):
             del end.input[2:]
             end.input.append(zero_point)
@@ -343,14 +347,19 @@ def _same_pair(graph: Graph, quantize: NodeProto, reader: NodeProto) -> bool:
     return all(a is not None and b is not None and a.dtype == b.dtype and np.array_equal(a, b) for a, b in pairs)
 
 
-def _clip_before(model: onnx.ModelProto, node: NodeProto, name: str, held: Range, scale: Array, type_: Any) -> None:
+def _clip_before(
+    model: onnx.ModelProto, node: NodeProto, taken: tuple[set[str], set[str]], held: Range, scale: Array, type_: Any
+) -> None:
+    """A float Clip before a QuantizeLinear. `taken`: names that no new tensor and no new node may have."""
+    name, (tensors, nodes) = node.name or node.output[0], taken
     bounds = []
     for word, bound in (("low", held.low), ("high", held.high)):
-        bounds.append(f"{name}.{word}")
+        bounds.append(free_name(f"{name}.{word}", tensors))
         value = (scale.astype(np.float32) * np.float32(bound)).astype(scale.dtype).reshape(())
         model.graph.initializer.append(numpy_helper.from_array(value, bounds[-1]))
-    output = f"{node.input[0]}/clipped_for/{name}"
-    model.graph.node.append(helper.make_node("Clip", [node.input[0], *bounds], [output], name=f"{name}/Clip"))
+    output = free_name(f"{node.input[0]}/clipped_for/{name}", tensors)
+    clip = helper.make_node("Clip", [node.input[0], *bounds], [output], name=free_name(f"{name}/Clip", nodes))
+    model.graph.node.append(clip)
     if type_ is not None:
         model.graph.value_info.append(
             helper.make_value_info(

@@ -10,7 +10,17 @@ import numpy.typing as npt
 import onnx
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
-from qdbev_deploy.graph.index import Graph, attributes, remove_unused, replace_input, sort_nodes
+from qdbev_deploy.errors import QdbevError
+from qdbev_deploy.graph.index import (
+    Graph,
+    attributes,
+    free_name,
+    node_names,
+    remove_unused,
+    replace_input,
+    sort_nodes,
+    tensor_names,
+)
 
 Array = npt.NDArray[Any]
 _VIEWS = ("Reshape", "Unsqueeze", "Squeeze", "Slice")
@@ -58,7 +68,7 @@ def fold_weight_views(model: onnx.ModelProto) -> int:
     folded = 0
     while True:
         graph, views = Graph(model), 0
-        taken = set(graph.initializers)
+        taken, nodes = set(graph.initializers), node_names(model)
         for node in weight_dequantizers(graph):
             scale, zero = graph.constant(node.input[1]), graph.constant(node.input[2]) if len(node.input) > 2 else None
             if scale is None or attributes(node).get("axis", 1) != 0:
@@ -77,7 +87,7 @@ def fold_weight_views(model: onnx.ModelProto) -> int:
                     names.append(_free(f"{name}{suffix}", taken))
                     model.graph.initializer.append(numpy_helper.from_array(np.ascontiguousarray(array), names[-1]))
                 replaced = NodeProto.FromString(node.SerializeToString())
-                replaced.name = f"{node.name}{suffix}_view"
+                replaced.name = free_name(f"{node.name or node.output[0]}{suffix}_view", nodes)
                 del replaced.input[:], replaced.output[:]
                 replaced.input.extend(names)
                 replaced.output.append(view.output[0])
@@ -124,6 +134,8 @@ def feed_values_as_integers(model: onnx.ModelProto) -> int:
     No builder fuses Q/DQ into a plugin; with the pair in place the plugin would gather floats. Returns how many.
     """
     graph, fed = Graph(model), 0
+    nodes, tensors = node_names(model), tensor_names(model)
+    integers: dict[str, str] = {}  # a view of floats -> that of the integers, which several ops may read
     for node in list(graph.bev_nodes()):
         chain: list[NodeProto] = []
         name = node.input[0]
@@ -141,13 +153,18 @@ def feed_values_as_integers(model: onnx.ModelProto) -> int:
             continue
         name = maker.input[0]
         for view in reversed(chain):
-            copy = NodeProto.FromString(view.SerializeToString())
-            copy.name, copy.input[0], copy.output[0] = f"{view.name}_integers", name, f"{view.output[0]}/integers"
-            model.graph.node.append(copy)
-            shape = graph.shape(view.output[0])
-            if shape is not None:
-                model.graph.value_info.append(helper.make_tensor_value_info(copy.output[0], TensorProto.INT8, shape))
-            name = copy.output[0]
+            viewed = view.output[0]
+            if viewed not in integers:
+                integers[viewed] = free_name(f"{viewed}/integers", tensors)
+                copy = NodeProto.FromString(view.SerializeToString())
+                copy.name, copy.input[0] = free_name(f"{view.name or viewed}_integers", nodes), name
+                copy.output[0] = integers[viewed]
+                model.graph.node.append(copy)
+                shape = graph.shape(viewed)
+                if shape is not None:
+                    value = helper.make_tensor_value_info(integers[viewed], TensorProto.INT8, shape)
+                    model.graph.value_info.append(value)
+            name = integers[viewed]
         node.input[0] = name
         for attribute in node.attribute:
             if attribute.name == "value_scale":
@@ -194,9 +211,11 @@ def expand_int4(model: onnx.ModelProto) -> int:
 def weights_in_float(model: onnx.ModelProto) -> int:
     """Stored integers become float weights with a QuantizeLinear before their DequantizeLinear. Returns how many.
 
-    For builders that take no int8 initialisers. The quotient of integer times scale by the scale rounds to the integer.
+    For builders that take no int8 initialisers. The quotient of integer times scale by the scale rounds to the integer;
+    where the product leaves float's range it does not, and is refused.
     """
     graph, changed = Graph(model), 0
+    nodes, tensors = node_names(model), tensor_names(model)
     for node in weight_dequantizers(graph):
         tensor = graph.initializers[node.input[0]]
         scale = graph.constant(node.input[1])
@@ -207,14 +226,26 @@ def weights_in_float(model: onnx.ModelProto) -> int:
         shape = [1] * integers.ndim
         if scale.ndim:
             shape[axis] = -1
-        weights = integers.astype(np.float32) * scale.reshape(shape)
-        name = f"{tensor.name}.float"
+        scales = scale.astype(np.float32).reshape(shape)
+        with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
+            weights = integers.astype(np.float32) * scales
+            exact = np.isfinite(weights).all() and np.array_equal(np.rint(weights / scales), integers)
+        if not exact:
+            raise QdbevError(
+                f"node '{node.name or node.output[0]}' has scales of {float(scale.min()):g} to "
+                f"{float(scale.max()):g}, too small or too large for its weights to be floats",
+                "scales whose products with int8 are floats",
+                "quantise again, or take TensorRT 10, which reads integers",
+            )
+        name = free_name(f"{tensor.name}.float", tensors)
         model.graph.initializer.append(numpy_helper.from_array(weights, name))
+        # The names of our own nodes say the op.
+        wanted = node.name.replace("DequantizeLinear", "QuantizeLinear") or f"{node.output[0]}/QuantizeLinear"
         quantize = helper.make_node(
             "QuantizeLinear",
             [name, *node.input[1:]],
-            [f"{tensor.name}/quantized"],
-            name=node.name.replace("DequantizeLinear", "QuantizeLinear"),
+            [free_name(f"{tensor.name}/quantized", tensors)],
+            name=free_name(wanted, nodes),
             **({"axis": axis} if scale.ndim else {}),
         )
         model.graph.node.append(quantize)

@@ -48,8 +48,32 @@ def test_more_than_protobuf_holds(tmp_path: Path) -> None:
     path = tmp_path / "m.onnx"
     with path.open("wb") as stream:
         stream.truncate(3 << 30)  # sparse: takes no room
-    assert "3,221,225,472 bytes" in refusal(path)
-    assert "save_as_external_data" in refusal(path)
+    assert "3,221,225,472 bytes" in (said := refusal(path))
+    assert "external" not in said  # weights beside the file are refused as well
+
+
+@pytest.mark.parametrize("entries", [{"offset": "0", "length": str(4 * 600_000_000)}, {}], ids=["length", "rest"])
+def test_more_than_protobuf_holds_beside_the_file(
+    entries: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Refused by what the file says of them, and not by reading them."""
+    weight = TensorProto(
+        name="w", data_type=TensorProto.FLOAT, dims=[1, 600_000_000], data_location=TensorProto.EXTERNAL
+    )
+    for key, value in {"location": "weights.bin", **entries}.items():
+        weight.external_data.add(key=key, value=value)
+    with (tmp_path / "weights.bin").open("wb") as stream:
+        stream.truncate(4 * 600_000_000)  # sparse: takes no room
+    graph = helper.make_graph(
+        [helper.make_node("MatMul", ["x", "w"], ["y"])], "large",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 1])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)], [weight],
+    )  # fmt: skip
+    (tmp_path / "m.onnx").write_bytes(helper.make_model(graph).SerializeToString())
+    monkeypatch.setattr(onnx, "load_external_data_for_model", None)
+    said = refusal(tmp_path / "m.onnx")
+    assert "m.onnx and the weights beside it have 2,400,000,1" in said
+    assert "end of protobuf" in said
 
 
 @pytest.mark.parametrize("location", ["../secret.bin", "/etc/passwd", "a/../../secret.bin", "C:\\secret.bin", ""])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import ml_dtypes
 import numpy as np
 import onnx
@@ -103,6 +105,66 @@ def test_weights_in_float_quantise_to_the_same_integers() -> None:
     assert [node.op_type for node in model.graph.node].count("QuantizeLinear") == 2
     onnx.checker.check_model(model, full_check=True)
     assert np.array_equal(run(model), before)
+
+
+@pytest.mark.parametrize("name", ["", "w", "w_DequantizeLinear"])
+def test_a_new_node_has_a_name_of_its_own(name: str) -> None:
+    """ONNX Runtime refuses two nodes of one name; names of others' nodes do not say the op."""
+    model = int8_conv()
+    model.graph.node[2].name = name
+    model.graph.node[3].name = name.replace("DequantizeLinear", "QuantizeLinear") if "_" in name else "conv"
+    model.graph.node.append(  # another pair on the same integers
+        helper.make_node("DequantizeLinear", ["w.integers", "w.scale", "w.zero"], ["w2"], axis=0)
+    )
+    model.graph.node.append(helper.make_node("Conv", ["dq", "w2"], ["again"]))
+    model.graph.node[3].output[0] = "once"
+    model.graph.node.append(helper.make_node("Add", ["once", "again"], ["out"]))
+    before = run(model)
+    assert quantised.weights_in_float(model) == 2
+    onnx.checker.check_model(model, full_check=True)
+    names = [node.name for node in model.graph.node if node.op_type.endswith("Linear") and node.name]
+    assert len(names) == len(set(names)) >= 4
+    assert np.array_equal(run(model), before)
+
+
+@pytest.mark.parametrize("scale", [1e38, 1e-45])
+def test_weights_that_no_float_holds_are_refused(scale: float) -> None:
+    model = int8_conv()
+    model.graph.initializer[3].CopyFrom(numpy_helper.from_array(np.full(4, scale, np.float32), "w.scale"))
+    before = run(model)
+    if scale < 1:  # denormal, and still exact
+        quantised.weights_in_float(model)
+        assert np.array_equal(run(model), before)
+        return
+    with pytest.raises(QdbevError, match="'DequantizeLinear_w' has scales of 1e\\+38"):
+        quantised.weights_in_float(model)
+
+
+def test_two_ops_may_read_the_integers_of_one_view() -> None:
+    def sample(name: str) -> onnx.NodeProto:
+        return helper.make_node(
+            "ModulatedDeformSample", ["viewed", "offset", "mask"], [name], domain="qdbev", value_scale=0.0,
+            kernel=[1, 1], stride=[1, 1], padding=[0, 0], dilation=[1, 1],
+        )  # fmt: skip
+
+    model = graph_of(
+        [
+            helper.make_node("QuantizeLinear", ["x", "s", "z"], ["q"]),
+            helper.make_node("DequantizeLinear", ["q", "s", "z"], ["dq"]),
+            helper.make_node("Reshape", ["dq", "shape"], ["viewed"]),
+            sample("a"), sample("b"), helper.make_node("Add", ["a", "b"], ["out"]),
+        ],
+        {"x": (2, 6, 5), "offset": (1, 2, 6, 5), "mask": (1, 1, 6, 5)},
+        {"s": np.float32(0.1), "z": np.int8(0), "shape": np.array([1, 2, 6, 5])},
+    )  # fmt: skip
+    model.opset_import.append(helper.make_opsetid("qdbev", 1))
+    model.functions.append(op_function("ModulatedDeformSample", 18))
+    model.graph.output[0].CopyFrom(helper.make_tensor_value_info("out", TensorProto.FLOAT, [1, 2, 6, 5]))
+    before = run(model)
+    assert quantised.feed_values_as_integers(model) == 2
+    onnx.checker.check_model(model)
+    assert [node.op_type for node in model.graph.node].count("Reshape") == 1
+    assert np.abs(run(model) - before).max() < 1e-6  # the scale is multiplied after the sums
 
 
 def test_views_of_weights_are_folded_into_their_integers() -> None:
@@ -223,6 +285,84 @@ def test_opset_17_split_and_grid_sample() -> None:
         assert np.array_equal(run(model), before)
 
 
+@pytest.mark.parametrize("op", ["ReduceMean", "ReduceMax", "ReduceMin", "ReduceProd", "ReduceL2", "ReduceSumSquare"])
+@pytest.mark.parametrize("axes", [None, [], [1, -1]], ids=["absent", "empty", "two"])
+@pytest.mark.parametrize("idle", [None, 0, 1])
+def test_a_reduction_along_no_axes(op: str, axes: list[int] | None, idle: int | None) -> None:
+    """Torch writes `noop_with_empty_axes` into every reduction; opset 17 does not know the word."""
+    node = helper.make_node(
+        op, ["x"] if axes is None else ["x", "axes"], ["out"], keepdims=1,
+        **({} if idle is None else {"noop_with_empty_axes": idle}),
+    )  # fmt: skip
+    model = graph_of([node], {"x": (2, 3, 4)}, {} if axes is None else {"axes": np.array(axes, np.int64)})
+    if idle and not axes and op in ("ReduceL2", "ReduceSumSquare"):
+        with pytest.raises(QdbevError, match=f"{op} along no axis"):
+            to_opset17(model)
+        return
+    before = run(model)
+    to_opset17(model)
+    onnx.checker.check_model(model, full_check=True)
+    assert np.array_equal(run(model), before)
+    assert (model.graph.node[0].op_type == "Identity") == (bool(idle) and not axes)
+
+
+def test_dilations_of_one_are_none() -> None:
+    for dilation in (1, 2):
+        pool = helper.make_node("AveragePool", ["x"], ["out"], kernel_shape=[2, 2], dilations=[dilation, 1])
+        model = graph_of([pool], {"x": (1, 2, 6, 4)}, {}, opset=19)
+        if dilation == 2:
+            with pytest.raises(QdbevError, match=r"AveragePool with dilations \[2, 1\]"):
+                to_opset17(model)
+            continue
+        before = run(model)
+        assert to_opset17(model) == 1
+        onnx.checker.check_model(model, full_check=True)
+        assert np.abs(run(model) - before).max() < 1e-6  # ONNX Runtime sums in another order from opset 19 on
+
+
+@pytest.mark.parametrize(
+    ("node", "arrays", "says"),
+    [
+        (helper.make_node("Pad", ["x", "p"], ["out"], mode="wrap"), {"p": np.ones(8, np.int64)}, "Pad with mode wrap"),
+        (
+            helper.make_node("ScatterElements", ["x", "i", "u"], ["out"], reduction="max"),
+            {"i": np.zeros((1, 1, 1, 1), np.int64), "u": np.zeros((1, 1, 1, 1), np.float32)},
+            "ScatterElements with reduction max",
+        ),
+        (
+            helper.make_node(
+                "Resize", ["x", "", "s"], ["out"], mode="linear", coordinate_transformation_mode="half_pixel_symmetric"
+            ),
+            {"s": np.array([1, 1, 2, 2], np.float32)},
+            "half_pixel_symmetric",
+        ),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_values_that_the_checker_does_not_read(node: onnx.NodeProto, arrays: dict[str, np.ndarray], says: str) -> None:
+    with pytest.raises(QdbevError, match=says):
+        to_opset17(graph_of([node], {"x": (1, 2, 6, 4)}, arrays, opset=19))
+
+
+def test_a_sample_of_volumes_is_refused() -> None:
+    sample = helper.make_node("GridSample", ["x", "grid"], ["out"], mode="linear")
+    with pytest.raises(QdbevError, match="GridSample of volumes"):
+        to_opset17(graph_of([sample], {"x": (1, 2, 3, 4, 5), "grid": (1, 2, 2, 2, 3)}, {}, opset=20))
+
+
+@pytest.mark.parametrize(("opset", "scale"), [(19, np.float16(0.1)), (23, np.float32(0.1))])
+def test_quantisation_of_fp16_is_no_quantisation_of_opset_17(opset: int, scale: np.generic) -> None:
+    nodes = [
+        helper.make_node("Cast", ["x"], ["half"], to=TensorProto.FLOAT16),
+        helper.make_node("QuantizeLinear", ["half", "s", "z"], ["q"]),
+        helper.make_node("DequantizeLinear", ["q", "s", "z"], ["dq"]),
+        helper.make_node("Cast", ["dq"], ["out"], to=TensorProto.FLOAT),
+    ]
+    model = graph_of(nodes, {"x": (2, 3)}, {"s": scale, "z": np.int8(0)}, opset)
+    with pytest.raises(QdbevError, match="QuantizeLinear_q' is a QuantizeLinear of float16"):
+        to_opset17(onnx.shape_inference.infer_shapes(model))
+
+
 def test_what_opset_17_cannot_say_is_refused() -> None:
     antialias = graph_of(
         [helper.make_node("Resize", ["x", "", "s"], ["out"], mode="linear", antialias=1)], {"x": (1, 1, 4, 4)},
@@ -241,6 +381,44 @@ def test_opset_21_without_its_types_is_opset_20() -> None:
     assert standard_opset(model) == 20
     onnx.checker.check_model(model, full_check=True)
     assert np.array_equal(run(model), before)
+
+
+def test_what_opset_20_defines_otherwise_is_refused() -> None:
+    norm = helper.make_node("GroupNormalization", ["x", "one", "one"], ["out"], num_groups=2)
+    one = {"one": np.ones(4, np.float32)}
+    with pytest.raises(QdbevError, match="'GroupNormalization_out' is a GroupNormalization as opset 21 defines it"):
+        lowering.to_opset20(graph_of([norm], {"x": (1, 4, 3, 3)}, one, opset=21))
+    blocks = helper.make_node("DequantizeLinear", ["w", "s"], ["out"], axis=0, block_size=2)
+    model = graph_of([blocks], {}, {"w": np.ones((4, 3), np.int8), "s": np.ones((2, 3), np.float32)}, opset=21)
+    with pytest.raises(QdbevError, match="DequantizeLinear as opset 21 defines it"):
+        lowering.to_opset20(model)
+
+
+@pytest.mark.parametrize(
+    ("opset", "change"),
+    [
+        (18, lambda node: node.attribute.append(helper.make_attribute("strange", 1))),
+        (19, lambda node: node.attribute.append(helper.make_attribute("to", TensorProto.FLOAT8E4M3FN))),
+    ],
+    ids=["attribute", "type"],
+)
+def test_no_pass_leaves_an_invalid_file(opset: int, change: Callable[[onnx.NodeProto], None]) -> None:
+    """A form that the passes have no words for is refused by the checker, by its types as well."""
+    nodes = [helper.make_node("Cast", ["x"], ["c"]), helper.make_node("Cast", ["c"], ["out"], to=TensorProto.FLOAT)]
+    nodes[0].attribute.extend([] if opset == 19 else [helper.make_attribute("to", TensorProto.FLOAT16)])
+    model = graph_of(nodes, {"x": (2, 3)}, {}, opset)
+    change(model.graph.node[0])
+    model.graph.output[0].CopyFrom(helper.make_tensor_value_info("out", TensorProto.FLOAT, [2, 3]))
+    with pytest.raises(QdbevError, match=r"lowered for trt8\.6 it is no valid ONNX of opset 17: .*(strange|float8)"):
+        lowering.lower(model, "trt8.6")
+
+
+def test_a_model_whose_own_types_are_wrong_is_not_the_passes_fault() -> None:
+    model = graph_of([helper.make_node("Relu", ["x"], ["out"])], {"x": (2, 3)}, {})
+    model.graph.output[0].CopyFrom(helper.make_tensor_value_info("out", TensorProto.FLOAT, [4, 4]))
+    with pytest.raises(onnx.shape_inference.InferenceError):
+        onnx.checker.check_model(model, full_check=True)
+    assert standard_opset(lowering.lower(model, "trt8.6")[0]) == 17
 
 
 @pytest.mark.parametrize("stride", [1, 2])

@@ -181,6 +181,41 @@ def test_what_int8_does_not_hold_is_left_alone_and_refused(high: int, zero: int,
     }
 
 
+def test_weights_that_int8_does_not_hold_are_left_alone_and_refused(tmp_path: Path) -> None:
+    """uint8 about 3 reaches 252: its low byte would be another number."""
+    integers = RNG.integers(0, 256, (4, 3, 3, 3)).astype(np.uint8)
+    integers.flat[0] = 255
+    nodes = [
+        helper.make_node("QuantizeLinear", ["x", "s", "z"], ["q"]),
+        helper.make_node("DequantizeLinear", ["q", "s", "z"], ["dq"]),
+        helper.make_node("DequantizeLinear", ["w", "s", "w.zero"], ["w/dq"], name="weight"),
+        helper.make_node("Conv", ["dq", "w/dq"], ["out"]),
+    ]
+    for zero, fits in ((3, False), (128, True)):
+        arrays = {"s": np.float32(0.02), "z": np.int8(0), "w": integers, "w.zero": np.uint8(zero)}
+        model = graph_of(nodes, {"x": (1, 3, 5, 5)}, arrays)
+        before = run(model)
+        normalise(changed := copy_of(model))
+        assert np.array_equal(run(changed), before)
+        assert reports(model, tmp_path).count(("uint8", "weight")) == (0 if fits else len(TARGETS))
+
+
+@pytest.mark.parametrize("weight", ["w.integers", "w.integers.zero_point"])
+def test_new_tensors_have_names_of_their_own(weight: str, tmp_path: Path) -> None:
+    """The names that ours would have may be taken in a file of others."""
+    model = brevitas(float_weight=True)
+    path = "/act/act_quant/export_handler/QuantizeLinear"
+    for name in (f"{path}.zero_point", f"{path}.low", weight):
+        model.graph.initializer.append(numpy_helper.from_array(np.float32(7), name))
+        model.graph.node.append(helper.make_node("Identity", [name], [f"{name}/read"]))
+        model.graph.output.append(helper.make_tensor_value_info(f"{name}/read", TensorProto.FLOAT, []))
+    before = run(model)
+    normalise(changed := copy_of(model))
+    onnx.checker.check_model(changed, full_check=True)
+    assert np.abs(run(changed) - before).max() < 1e-6
+    assert reports(model, tmp_path) == []
+
+
 def test_blocks_of_weights_are_refused(tmp_path: Path) -> None:
     model = graph_of(
         [

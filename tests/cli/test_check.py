@@ -55,9 +55,26 @@ def test_a_broken_rule_exits_5(model: Path, capsys: pytest.CaptureFixture[str]) 
 def test_sentences_for_what_is_wrong(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["check", str(model), "--target", "trt7"]) == 3
     assert main(["check", str(model), "--target", "ort", "--gpu", "abacus"]) == 3
+    assert main(["check", str(model), "--target", "ort", "--gpu", "sm_²"]) == 3
     model.write_bytes(model.read_bytes()[:100])
     assert main(["check", str(model), "--target", "ort"]) == 3
-    assert capsys.readouterr().err.count("error:") == 3
+    assert capsys.readouterr().err.count("error:") == 4
+
+
+@pytest.mark.parametrize("name", ["m[v2].onnx", "m[red].onnx", "m:gear:.onnx", "m[].onnx"])
+def test_names_are_printed_as_they_are(name: str, model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    import onnx
+
+    proto = onnx.load(model)
+    _int8_clip(proto)
+    for node in proto.graph.node:
+        node.name = f"[bold]{node.name}:bomb:[/x]"
+    path = model.with_name(name)
+    write_onnx(proto, path)
+    assert main(["check", str(path), "--target", "trt10.3"]) == 5
+    printed = capsys.readouterr().out
+    assert f"{path.name} for trt10.3\n" in printed
+    assert "    [bold]clip:bomb:[/x]\n" in printed
 
 
 def test_it_works_without_torch(model: Path) -> None:
