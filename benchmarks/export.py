@@ -1,18 +1,21 @@
 """Exported graphs in ONNX Runtime on this CPU: our encoder against a peer-style one, micro's step, and exporting tiny.
 
-    python benchmarks/export.py [--runs N] [--only encoder micro tiny]
+    python benchmarks/export.py [--runs N] [--only encoder micro tiny proof]
 
 The peer-style encoder is what other BEVFormer ports export: the queries repeated for all six cameras, offsets and
 weights computed for each, all of them sampled by GridSample, what a camera does not see masked afterwards. Both are
 float, from the same weights, on the geometry of a nuScenes rig, and their outputs are compared before they are timed.
-Micro's int8 numbers say what a CPU does with Q/DQ; they are no claim about speed in int8.
-Writes benchmarks/results/export-cpu.json.
+Micro's int8 numbers say what a CPU does with Q/DQ; they are no claim about speed in int8. Tiny is exported in float and
+as a W4A6 student with both carriers, each in a process of its own; `proof` exports it for MLPerf's harness and proves
+it over 20 frames. Its random weights are calibrated on a synthetic drive.
+Writes benchmarks/results/export-cpu.json, and what was proved to export-tiny-mlperf.json.
 """
 
 from __future__ import annotations
 
 import argparse
-import resource
+import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -31,8 +34,10 @@ from rich.table import Table
 from torch import Tensor, nn
 
 from qdbev_deploy.contract import VARIANTS
+from qdbev_deploy.data.stream_frames import parity_frames
 from qdbev_deploy.export import export_onnx
 from qdbev_deploy.export.assemble import attach_functions
+from qdbev_deploy.files import jsonable
 from qdbev_deploy.model import BEVFormer, build_model
 from qdbev_deploy.model import encoder as encoder_module
 from qdbev_deploy.ops.constants import CLAMP_HIGH, CLAMP_LOW
@@ -176,37 +181,82 @@ def measure_micro(folder: Path, runs: int) -> dict[str, Any]:
     }
 
 
-def measure_tiny(folder: Path) -> dict[str, Any]:
-    """Exporting tiny in a process of its own, so that its memory is its own."""
+# What is exported -> options of export_onnx.
+TINY: dict[str, dict[str, Any]] = {
+    "float": {"verify": False},
+    "w4a6_int8": {"verify": False},
+    "w4a6_int4": {"verify": False, "carrier": "int4"},
+    "proof": {"io": "mlperf"},
+}
+
+
+def export_tiny(kind: str, path: Path) -> None:
+    """In a process of its own. The report of export lies beside the file."""
+    model, recipe = awake("tiny"), None
+    if kind != "float":
+        recipe = load_recipe("w4a6")
+        model = quantise(model, recipe).eval()
+        with observing(model) as histograms, parity_frames(model.spec, "float32", None, 4) as (_, frames):
+            stream = model.session()
+            for frame in frames:
+                stream.step(frame.image, frame.lidar2img, frame.ego, frame.scene)
+        set_scales(model, histograms, "percentile")
     started = time.perf_counter()
-    subprocess.run([sys.executable, __file__, "--child", str(folder / "tiny.onnx")], check=True)
-    seconds = time.perf_counter() - started
-    return {
-        "export_s": round(seconds, 1),
-        "peak_gb": round(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1e6, 2),
-        "file_mb": round((folder / "tiny.onnx").stat().st_size / 1e6, 1),
+    report = export_onnx(model, path, recipe=recipe, **TINY[kind])
+    document = {**report.to_dict(), "command_s": time.perf_counter() - started}
+    path.with_suffix(".json").write_text(json.dumps(jsonable(document)), encoding="utf-8")
+
+
+def measure_tiny(kind: str, folder: Path) -> dict[str, Any]:
+    path = folder / f"{kind}.onnx"
+    process = subprocess.Popen([sys.executable, __file__, "--child", kind, str(path)])
+    _, status, usage = os.wait4(process.pid, 0)
+    if status:
+        sys.exit(f"exporting tiny ({kind}) failed")
+    report = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+    bytes_of = {
+        kind: sum(part.get(kind, 0) for part in report["weight_bytes"].values())
+        for kind in sorted({kind for part in report["weight_bytes"].values() for kind in part})
     }
+    result = {
+        "written_s": round(report["export_s"], 1),
+        "peak_gb": round(usage.ru_maxrss / 1e6, 2),  # of calibration as well, where there is one
+        "file_mb": round(path.stat().st_size / 1e6, 2),
+        "weights_mb": {name: round(count / 1e6, 3) for name, count in bytes_of.items()},
+    }
+    if kind == "proof":
+        parity = report["parity"]
+        result |= {
+            "proved_s": round(report["parity_s"], 1),
+            "passed": parity["passed"],
+            "frames": parity["frames"],
+        }
+        path.with_suffix(".json").replace(record.RESULTS / "export-tiny-mlperf.json")
+    return result
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=int, default=15)
-    parser.add_argument("--only", nargs="+", default=["encoder", "micro", "tiny"], choices=["encoder", "micro", "tiny"])
-    parser.add_argument("--child", help=argparse.SUPPRESS)
+    kinds = ("encoder", "micro", "tiny", "proof")
+    parser.add_argument("--only", nargs="+", default=kinds, choices=kinds)
+    parser.add_argument("--child", nargs=2, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.child:
-        export_onnx(awake("tiny"), args.child, verify=False)
+        export_tiny(args.child[0], Path(args.child[1]))
         return
     console = Console()
-    results: dict[str, Any] = {"threads": THREADS}
+    # A run of some parts leaves the others as they were.
+    results: dict[str, Any] = {**record.previous("export-cpu"), "threads": THREADS}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         if "encoder" in args.only:
             results["encoder_tiny"] = measure_encoder(folder, args.runs)
         if "micro" in args.only:
             results["micro_step"] = measure_micro(folder, args.runs)
-        if "tiny" in args.only:
-            results["export_tiny"] = measure_tiny(folder)
+        for kind in TINY:
+            if ("proof" if kind == "proof" else "tiny") in args.only:
+                results.setdefault("export_tiny", {})[kind] = measure_tiny(kind, folder)
     table = Table(title=f"ONNX Runtime on the CPU, {THREADS} threads", box=None)
     for heading in ("graph", "median ms", "min ms", "max ms"):
         table.add_column(heading, justify="left" if heading == "graph" else "right")
@@ -217,9 +267,9 @@ def main() -> None:
     console.print(table)
     if "encoder_tiny" in results:
         console.print(f"our encoder is {results['encoder_tiny']['times_faster']} times as fast as the peer-style one")
-    if "export_tiny" in results:
+    for kind, row in results.get("export_tiny", {}).items():
         console.print(
-            "exporting tiny: {export_s} s, {peak_gb} GB, a file of {file_mb} MB".format(**results["export_tiny"])
+            "tiny, " + ", ".join([kind, *(f"{name} {value}" for name, value in row.items())]), highlight=False
         )
     console.print(f"written to {record.write('export-cpu', results)}")
 

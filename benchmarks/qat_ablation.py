@@ -11,6 +11,7 @@ qat-ablation.png.
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import statistics
 import subprocess
@@ -43,11 +44,41 @@ def qdbev(*arguments: str) -> None:
     subprocess.run([sys.executable, "-m", "qdbev_deploy.cli", *arguments], check=True, stdout=subprocess.DEVNULL)
 
 
-def score(model: Path, dataroot: str, out: Path) -> dict[str, float]:
+def sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def data_of(dataroot: Path) -> dict[str, Any]:
+    """What tells one data set from another: of each version its size, and the digest of its samples."""
+    return {
+        path.parent.name: {
+            "scenes": len(json.loads((path.parent / "scene.json").read_text(encoding="utf-8"))),
+            "key_frames": len(json.loads(path.read_text(encoding="utf-8"))),
+            "sample_sha256": sha256(path),
+        }
+        for path in sorted(dataroot.glob("*/sample.json"))
+    }
+
+
+def score(folder: Path, model: Path, args: argparse.Namespace) -> dict[str, Any]:
+    out = folder / "scores"
     if not (out / "metrics.json").exists():
-        qdbev("evaluate", str(model), "--dataroot", dataroot, "--out", str(out))
+        qdbev("evaluate", str(model), "--dataroot", args.dataroot, "--out", str(out))
     scores = json.loads((out / "metrics.json").read_text(encoding="utf-8"))["scores"]
     return {"nds": scores["nds"], "map": scores["map"]}
+
+
+def row_folder(name: str, args: argparse.Namespace, made_by: list[str]) -> Path:
+    """The folder of a row. What lies in it already must have been made by the same arguments from the same files."""
+    folder: Path = args.work / name.replace(" ", "-").replace("+", "and")
+    note, made = folder / "made.json", {"teacher": args.teacher_sha256, "data": args.data, "arguments": made_by}
+    if note.exists() and json.loads(note.read_text(encoding="utf-8")) != made:
+        sys.exit(f"{folder} was made otherwise ({note}). Next: pass another --work, or remove the folder")
+    if folder.exists() and not note.exists():
+        sys.exit(f"{folder} is no row of this script. Next: pass another --work, or remove the folder")
+    folder.mkdir(parents=True, exist_ok=True)
+    note.write_text(json.dumps(made, indent=2) + "\n", encoding="utf-8")
+    return folder
 
 
 def distillation_begins_at(folder: Path) -> float | None:
@@ -59,32 +90,31 @@ def distillation_begins_at(folder: Path) -> float | None:
 
 def calibrated_row(name: str, args: argparse.Namespace) -> dict[str, Any]:
     """Calibration has no randomness: one row, whatever the seeds."""
-    folder = args.work / name.replace(" ", "-")
-    folder.mkdir(parents=True, exist_ok=True)
+    arguments = ["--recipe", CALIBRATED[name], "--method", args.method]
+    folder = row_folder(name, args, arguments)
     model = folder / "model.pt"
     if not model.exists():
-        qdbev("calibrate", "--checkpoint", str(args.teacher), "--recipe", CALIBRATED[name], "--method", args.method,
-              "--dataroot", args.dataroot, "-o", str(model))  # fmt: skip
-    return score(model, args.dataroot, folder / "scores")
+        qdbev("calibrate", "--checkpoint", str(args.teacher), "--dataroot", args.dataroot, "-o", str(model), *arguments)
+    return score(folder, model, args)
 
 
 def trained_row(name: str, args: argparse.Namespace, seed: int) -> dict[str, Any]:
-    folder = args.work / f"{name.replace(' ', '-').replace('+', 'and')}-seed{seed}"
-    model = folder / "model.pt"
+    schedule = [word for key in SETTINGS for word in (f"--{key.replace('_', '-')}", str(getattr(args, key)))]
+    arguments = ["--seed", str(seed), *schedule, *TRAINED[name]]
+    folder = row_folder(f"{name} seed{seed}", args, arguments)
+    run, model = folder / "run", folder / "run" / "model.pt"
     if not model.exists():
-        schedule = [word for key in SETTINGS for word in (f"--{key.replace('_', '-')}", str(getattr(args, key)))]
-        resume = ["--resume"] if (folder / "config.json").exists() else []
-        qdbev("train", "--dataroot", args.dataroot, "--init", str(args.teacher), "--out", str(folder),
-              "--seed", str(seed), *schedule, *resume, *TRAINED[name])  # fmt: skip
-    return score(model, args.dataroot, folder / "scores") | {"distill": distillation_begins_at(folder)}
+        resume = ["--resume"] if (run / "config.json").exists() else []
+        qdbev("train", "--dataroot", args.dataroot, "--init", str(args.teacher), "--out", str(run), *arguments, *resume)
+    return score(folder, model, args) | {"distill": distillation_begins_at(run)}
 
 
 def sensitivity(args: argparse.Namespace) -> dict[str, Any]:
     """What it costs to quantise one part alone, without training."""
-    path: Path = args.work / "sensitivity.json"
+    arguments = ["--recipe", "w4a6", "--method", args.method, "--sensitivity"]
+    path = row_folder("W4A6 one part", args, arguments) / "sensitivity.json"
     if not path.exists():
-        qdbev("calibrate", "--checkpoint", str(args.teacher), "--recipe", "w4a6", "--method", args.method,
-              "--dataroot", args.dataroot, "--sensitivity", "-o", str(path))  # fmt: skip
+        qdbev("calibrate", "--checkpoint", str(args.teacher), "--dataroot", args.dataroot, "-o", str(path), *arguments)
     return dict(json.loads(path.read_text(encoding="utf-8")))
 
 
@@ -92,7 +122,7 @@ def summary(samples: list[dict[str, Any]]) -> dict[str, Any]:
     row: dict[str, Any] = {
         key: {
             "mean": round(statistics.fmean(sample[key] for sample in samples), 4),
-            "spread": round(max(s[key] for s in samples) - min(s[key] for s in samples), 4),
+            "spread": round(max(s[key] for s in samples) - min(s[key] for s in samples), 4) if samples[1:] else None,
             "seeds": [round(sample[key], 4) for sample in samples],
         }
         for key in ("nds", "map")
@@ -142,9 +172,11 @@ def main() -> None:
     parser.add_argument("--precision", choices=("fp32", "bf16", "fp16"), default="bf16")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
     args = parser.parse_args()
+    if len(set(args.seeds)) < 2:
+        parser.error("at least two different --seeds: one says nothing of how far chance moves a row")
 
-    args.work.mkdir(parents=True, exist_ok=True)
-    samples: dict[str, list[dict[str, Any]]] = {TEACHER: [score(args.teacher, args.dataroot, args.work / "teacher")]}
+    args.teacher_sha256, args.data = sha256(args.teacher), data_of(Path(args.dataroot))
+    samples: dict[str, list[dict[str, Any]]] = {TEACHER: [score(row_folder(TEACHER, args, []), args.teacher, args)]}
     samples |= {name: [calibrated_row(name, args)] for name in CALIBRATED}
     samples |= {name: [] for name in TRAINED}
     for seed in args.seeds:  # one seed after the other: an interrupted run has whole columns
@@ -156,9 +188,10 @@ def main() -> None:
     for heading in ("", "NDS", "spread", "mAP", "spread"):
         table.add_column(heading, justify="left" if not heading else "right")
     for name, row in rows.items():
-        table.add_row(name, *(f"{row[key][part]:.4f}" for key in ("nds", "map") for part in ("mean", "spread")))
+        numbers = (row[key][part] for key in ("nds", "map") for part in ("mean", "spread"))
+        table.add_row(name, *("-" if number is None else f"{number:.4f}" for number in numbers))
     console.print(table)
-    settings = {key: getattr(args, key) for key in (*SETTINGS, "seeds", "method")}
+    settings = {key: getattr(args, key) for key in (*SETTINGS, "seeds", "method", "teacher_sha256", "data")}
     path = record.write("qat-ablation", {"settings": settings, "rows": rows, "sensitivity": sensitivity(args)})
     plot(rows, path.with_suffix(".png"))
     console.print(f"written to {path}")

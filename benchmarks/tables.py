@@ -63,7 +63,7 @@ def qat_ablation(document: dict[str, Any]) -> str:
     teacher, rows = results["rows"]["FP32 teacher"], []
     for name, row in results["rows"].items():
         nds, mean_ap = row["nds"], row["map"]
-        spread = f"{nds['spread']:.4f}" if len(nds["seeds"]) > 1 else "–"
+        spread = "–" if nds["spread"] is None else f"{nds['spread']:.4f}"
         off = 100 * (nds["mean"] - teacher["nds"]["mean"])
         rows.append([
             name, f"{nds['mean']:.4f}", spread, f"{off:+.2f}" if row is not teacher else "–", f"{mean_ap['mean']:.4f}",

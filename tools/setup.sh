@@ -43,6 +43,9 @@ fi
 # torch by its pin and first: later requirements are ranges that it then satisfies.
 "$VENV/bin/python" -m pip install --quiet --disable-pip-version-check -c constraints.txt torch==2.13.0
 "$VENV/bin/python" -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[train,data,dev]'
+# The oldest ONNX Runtime that pyproject.toml admits, beside the environment: exported files are tried on it.
+[ -d "$VENV/oldest/onnxruntime" ] ||
+    "$VENV/bin/python" -m pip install --quiet --disable-pip-version-check --no-deps --target "$VENV/oldest" onnxruntime==1.18.1
 
 # The CUDA compiler, where the machine has none that knows our architectures (12 or newer): from PyPI, made to look like a
 # toolkit. It compiles without a GPU. Where it cannot be had, the CPU ops are built and tested alone.

@@ -15,7 +15,7 @@ from qdbev_deploy.errors import QdbevError
 from qdbev_deploy.files import write_json
 
 CACHE_FORMAT = "qdbev-deploy calibration cache"
-CACHE_VERSION = 2
+CACHE_VERSION = 3
 
 
 @dataclass(frozen=True)
@@ -27,6 +27,9 @@ class CalibrationCache:
     method: Method
     percentile: float | None  # of the method of that name
     data: str  # which frames, in words
+    frames: int  # how many were asked for,
+    split: str  # of which scenes,
+    version_of_data: str
     scales: dict[str, float]
 
     def save(self, path: Path) -> None:
@@ -34,9 +37,12 @@ class CalibrationCache:
 
     @classmethod
     def load(
-        cls, path: Path, model: str, recipe: Recipe, method: Method, percentile: float | None = None
+        cls, path: Path, model: str, recipe: Recipe, method: Method, percentile: float | None = None, **data: Any
     ) -> CalibrationCache:
-        """Read a cache and refuse it where it was made for something else."""
+        """Read a cache and refuse it where it was made for something else.
+
+        `data`: frames, split and version_of_data that are insisted on; None takes whatever the cache was made from.
+        """
         again = f"pass --recalibrate to make it anew, or another --cache than {path}"
         try:
             content: Any = json.loads(path.read_text(encoding="utf-8"))
@@ -48,6 +54,9 @@ class CalibrationCache:
                 content["method"],
                 None if content["percentile"] is None else float(content["percentile"]),
                 str(content["data"]),
+                int(content["frames"]),
+                str(content["split"]),
+                str(content["version_of_data"]),
                 {str(name): float(scale) for name, scale in content["scales"].items()},
             )
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
@@ -57,11 +66,16 @@ class CalibrationCache:
             ("recipe", cache.recipe, recipe.digest),
             ("method", cache.method, method),
             ("percentile", cache.percentile, percentile),
+            *(
+                (name.replace("_", " "), getattr(cache, name), value)
+                for name, value in data.items()
+                if value is not None
+            ),
         ):
             if cached != current:
                 raise QdbevError(
                     f"{path} was made for other {what} ({str(cached)[:12]}, not {str(current)[:12]})",
-                    "a cache of this model, recipe and method",
+                    "a cache of this model, recipe, method and data",
                     again,
                 )
         return cache

@@ -29,6 +29,7 @@ examples:
   qdbev-deploy calibrate --onnx float.onnx --recipe w8a8 --dataroot /data/nuscenes -o int8.onnx --cache int8.json
 """
 DEFAULT_PERCENTILE = 99.99
+DEFAULT_FRAMES = 64
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -45,7 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--method", default="mse", choices=("minmax", "percentile", "entropy", "mse"))
     parser.add_argument("--percentile", type=float, help="of --method percentile (default: 99.99)")
-    parser.add_argument("--frames", type=int, default=64, help="frames to observe (default: 64)")
+    parser.add_argument("--frames", type=int, help=f"frames to observe (default: {DEFAULT_FRAMES})")
     parser.add_argument("--cache", type=Path, help="calibration cache to read or to write")
     parser.add_argument("--recalibrate", action="store_true", help="write the cache anew")
     parser.add_argument("--sensitivity", action="store_true", help="quantise one part at a time; also draws NAME.png")
@@ -126,9 +127,11 @@ class _Drives:
 
     def __init__(self, args: argparse.Namespace) -> None:
         self._args = args
+        self.asked: int = DEFAULT_FRAMES if args.frames is None else args.frames
         self._found: tuple[NuScenesSequences, list[tuple[Frame, ...]], str] | None = None
 
     def _open(self) -> tuple[NuScenesSequences, list[tuple[Frame, ...]], str]:
+        """(the data set, its rollouts, the split they are of)"""
         if self._found is None:
             from qdbev_deploy.calibration.rollouts import choose_rollouts
             from qdbev_deploy.data.nuscenes import NuScenesSequences
@@ -136,10 +139,8 @@ class _Drives:
 
             source = NuScenesSequences(self._args.dataroot, self._args.version)
             split = self._args.split or training_split(source.version)
-            rollouts = choose_rollouts(source.scenes(split), self._args.frames)
-            frames = sum(map(len, rollouts))
-            said = f"{frames} frames of {len(rollouts)} scenes of {split}, {source.version}"
-            self._found = source, rollouts, said
+            rollouts = choose_rollouts(source.scenes(split), self.asked)
+            self._found = source, rollouts, split
         return self._found
 
     @property
@@ -155,8 +156,12 @@ class _Drives:
         return sum(map(len, self.rollouts))
 
     @property
-    def said(self) -> str:
+    def split(self) -> str:
         return self._open()[2]
+
+    @property
+    def said(self) -> str:
+        return f"{self.frames} frames of {len(self.rollouts)} scenes of {self.split}, {self.source.version}"
 
 
 # (rollouts, what to call after each frame) -> scale of each activation
@@ -170,10 +175,16 @@ def _cache(
     from qdbev_deploy.calibration.cache import CalibrationCache
 
     if _has_cache(args):
-        return CalibrationCache.load(args.cache, digest, recipe, args.method, args.percentile)
+        return CalibrationCache.load(
+            args.cache, digest, recipe, args.method, args.percentile,
+            frames=args.frames, split=args.split, version_of_data=args.version,
+        )  # fmt: skip
     with progress_bar("observing", drives.frames * passes) as advance:
         scales = observer(drives.rollouts, advance)
-    cache = CalibrationCache(digest, recipe.digest, args.method, args.percentile, drives.said, scales)
+    cache = CalibrationCache(
+        digest, recipe.digest, args.method, args.percentile, drives.said, drives.asked, drives.split,
+        drives.source.version, scales,
+    )  # fmt: skip
     if args.cache:
         cache.save(args.cache)
     return cache

@@ -1,7 +1,8 @@
 """Write a checkpoint as one ONNX file that carries its integers, and prove it: torch and ONNX Runtime side by side.
 
-The file runs in any ONNX runtime as it is. Beside it a report (NAME.export.json) says what was compared and how far it
-was apart; where parity fails the exit code is 5, and file and report stay for inspection.
+The file needs no library of ours to run: each BEV op is a function of standard ops in it. Beside it a report
+(NAME.export.json) says what was compared and how far it was apart; where parity fails the exit code is 5, and file and
+report stay for inspection.
 """
 
 from __future__ import annotations
@@ -10,7 +11,8 @@ import argparse
 import json
 from typing import TYPE_CHECKING, Any
 
-from qdbev_deploy.errors import ExitCode, QdbevError
+from qdbev_deploy.data.stream_frames import PARITY_FRAMES
+from qdbev_deploy.errors import ExitCode, QdbevError, usage_error
 from qdbev_deploy.files import jsonable
 
 if TYPE_CHECKING:
@@ -48,7 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument("--opset", type=int, help="17 to 21; without it, the lowest that holds the graph, 18 at least")
     parser.add_argument("--dataroot", help="nuScenes for the proof; without it, a synthetic drive is drawn")
-    parser.add_argument("--frames", type=int, default=20, help="frames of the proof, over two scenes (default 20)")
+    parser.add_argument("--frames", type=int, help=f"frames of the proof, over two scenes (default {PARITY_FRAMES})")
     parser.add_argument("--no-verify", action="store_true", help="write the file and prove nothing; the report says so")
     parser.add_argument("--dynamic-shapes", action="store_true", help=argparse.SUPPRESS)
 
@@ -60,9 +62,13 @@ def run(args: argparse.Namespace) -> int:
             "static shapes, batch 1: state, engines and the C++ runtime allocate once",
             "export one file for each image size",
         )
-    if args.frames < 4:
+    for name in ("dataroot", "frames"):
+        if args.no_verify and getattr(args, name) is not None:
+            raise usage_error("export", f"--{name} with --no-verify", f"--{name} alone: nothing runs without the proof")
+    frames = PARITY_FRAMES if args.frames is None else args.frames
+    if frames < 4:
         raise QdbevError(
-            f"{args.frames} frames", "at least 4, so that the state is carried and dropped", "pass --frames 20"
+            f"{frames} frames", "at least 4, so that the state is carried and dropped", f"pass --frames {PARITY_FRAMES}"
         )
 
     from rich.console import Console
@@ -89,7 +95,7 @@ def run(args: argparse.Namespace) -> int:
             checkpoint_sha256=sha256_of(args.checkpoint),
             verify=not args.no_verify,
             dataroot=args.dataroot,
-            frame_count=args.frames,
+            frame_count=frames,
             progress=lambda text: status.update(f"{text} ..."),
             **options,
         )
@@ -108,8 +114,8 @@ def _print(report: ExportReport) -> None:
     console.print(
         f"{report.path}: {report.variant}, opset {report.opset}, {report.file_bytes / 1e6:.1f} MB, "
         f"written in {report.export_s:.0f} s",
-        highlight=False,
-    )
+        highlight=False, markup=False,
+    )  # fmt: skip
     types = sorted({name for row in report.weight_bytes.values() for name in row})
     sizes = Table(title="weights in MB (1e6 bytes)", title_justify="left", box=None)
     sizes.add_column("part")
@@ -139,8 +145,8 @@ def _print_parity(console: Any, parity: Any, seconds: float) -> None:
     console.print(
         f"\nparity with torch over {parity.frames} frames ({parity.frames_are}), "
         f"{sum(map(bool, parity.resets))} of them the first of a scene, {seconds:.0f} s",
-        highlight=False,
-    )
+        highlight=False, markup=False,
+    )  # fmt: skip
     table = Table(box=None)
     for heading in ("compared", "difference", "asked"):
         table.add_column(heading, justify="left" if heading == "compared" else "right")
@@ -192,4 +198,10 @@ def _print_parity(console: Any, parity: Any, seconds: float) -> None:
     few = "" if parity.frames >= asked["frames"] else f" over {parity.frames} frames; {asked['frames']} are asked for"
     console.print(f"parity holds{few}" if parity.passed else f"parity FAILS{few}:", highlight=False)
     for failure in parity.failures:
-        console.print(f"  {failure}", highlight=False)
+        console.print(f"  {failure}", highlight=False, markup=False)
+    if parity.default_mode_error is not None:
+        console.print(
+            f"ONNX Runtime {parity.onnxruntime} opens this file with session.disable_quant_qdq=1 alone, as build and "
+            f"run do; with its own fusion of Q/DQ it refuses it: {parity.default_mode_error}",
+            highlight=False, markup=False,
+        )  # fmt: skip

@@ -101,6 +101,9 @@ def export_onnx(
             "a student whose recipe gives weights 4 bits or fewer",
             "leave --carrier out, or train with --recipe w4a6",
         )
+    if chosen.clip == "relaxed" and not quantised:
+        raise QdbevError("--clip relaxed with a float checkpoint", "a student: a float model has nothing to clip",
+                         "leave --clip out")  # fmt: skip
     deformable = any(isinstance(module, DeformableConv) for module in model.modules())
     # Where columns are rounded, the standard op cannot say so; below its opset there is none.
     sample_columns = deformable and (quantised or (chosen.opset or DEFORM_CONV_OPSET) < DEFORM_CONV_OPSET)

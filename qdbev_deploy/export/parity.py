@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import onnx
+import onnxruntime
 import torch
 
 from qdbev_deploy.agreement import CENTER_TOLERANCE_M, BoxParity, larger, relative_gap
@@ -86,6 +87,7 @@ class ParityReport:
     scores: dict[str, RunScores] = field(default_factory=dict)
     scored_frames: int = 0
     weights_used: set[str] = field(default_factory=set)  # modules whose quantised weights a step reads
+    onnxruntime: str = onnxruntime.__version__
     failures: list[str] = field(default_factory=list)
 
     @property
@@ -137,6 +139,7 @@ class ParityReport:
         return {
             "passed": self.passed,
             "failures": self.failures,
+            "onnxruntime": self.onnxruntime,
             "frames_are": self.frames_are,
             "frames": self.frames,
             "resets": self.resets,

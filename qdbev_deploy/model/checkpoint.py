@@ -71,6 +71,8 @@ def _damaged(path: Path, error: Exception) -> QdbevError:
     reason = str(error).strip().splitlines()[0][:160] if str(error).strip() else type(error).__name__
     if isinstance(error, pickle.UnpicklingError):  # torch's text is about how to load it all the same
         reason = "its pickle is none that torch.save writes"
+    elif reason.isdigit() or isinstance(error, (KeyError, IndexError)):  # a byte that is no instruction of pickle's
+        reason = "it is no pickle"
     return QdbevError(
         f"{path} cannot be read as a checkpoint ({reason.rstrip('.')})",
         "a whole file as torch.save writes it",

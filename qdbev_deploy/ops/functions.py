@@ -78,6 +78,8 @@ class _Body:
 
     def function(self, output: str, opset: int) -> FunctionProto:
         self.nodes.append(helper.make_node("Identity", [output], ["output"]))
+        for index, node in enumerate(self.nodes):  # ONNX Runtime before 1.22 fuses nameless ones into nodes of one name
+            node.name = f"{node.op_type}_{index}"
         return helper.make_function(
             OP_DOMAIN,
             self.schema.name,

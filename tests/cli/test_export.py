@@ -82,12 +82,27 @@ def test_no_verify_says_what_was_not_proved(
     printed = capsys.readouterr().out
     assert "not proved, as --no-verify asked" in printed
     assert "that the state carries over frames" in printed
+    for option in ("--frames", "--dataroot"):
+        arguments = ["-o", str(tmp_path / "n.onnx"), "--no-verify", option, "7"]
+        assert main(["export", "--checkpoint", str(checkpoint), *arguments]) == 2
+        assert f"{option} with --no-verify" in capsys.readouterr().err
+    assert not (tmp_path / "n.onnx").exists()
+
+
+def test_square_brackets_in_a_name_are_a_name(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "y[" / "v2]"
+    folder.mkdir(parents=True)
+    assert main(["export", "--checkpoint", str(checkpoint), "-o", str(folder / "m.onnx"), "--no-verify"]) == 0
+    assert "y[/v2]/m.onnx" in capsys.readouterr().out.replace("\n", "")
 
 
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
         (["--carrier", "int4"], "--carrier int4 with a float checkpoint"),
+        (["--clip", "relaxed"], "--clip relaxed with a float checkpoint"),
         (["--dynamic-shapes"], "dynamic shapes are asked for"),
         (["--opset", "9"], "opset 9"),
         (["--frames", "2"], "2 frames"),

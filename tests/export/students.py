@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from functools import cache
-from pathlib import Path
 
 import numpy as np
 import onnx
@@ -76,16 +75,13 @@ def feed(session: onnxruntime.InferenceSession, seed: int = 0) -> dict[str, np.n
     }
 
 
-def assert_equal_at_every_level(path: Path) -> None:
-    """Whatever ONNX Runtime does to the graph, as long as it does not fuse Q/DQ, changes no result."""
+def at_every_level(model: onnx.ModelProto, inputs: dict[str, np.ndarray]) -> list[list[np.ndarray]]:
+    """What ONNX Runtime computes with each level of graph optimisation, its fusion of Q/DQ left out."""
     results = []
     for name in ("ORT_DISABLE_ALL", "ORT_ENABLE_BASIC", "ORT_ENABLE_EXTENDED", "ORT_ENABLE_ALL"):
         level = getattr(onnxruntime.GraphOptimizationLevel, name)
-        session = session_of(str(path), settings={"graph_optimization_level": level})
-        results.append(session.run(None, feed(session)))
-    for other in results[1:]:
-        for ours, theirs in zip(results[0], other):
-            assert np.abs(ours - theirs).max() <= 1e-4
+        results.append(session_of(model, settings={"graph_optimization_level": level}).run(None, inputs))
+    return results
 
 
 def spoil(proto: onnx.ModelProto, what: str) -> onnx.ModelProto:

@@ -25,7 +25,7 @@ from qdbev_deploy.export.parity import prove
 from qdbev_deploy.export.streaming_graph import StreamingGraph
 from qdbev_deploy.reference import session_of
 from tests.drive import frames
-from tests.export.students import DEFORMABLE, PLAIN, SHORT, assert_equal_at_every_level, feed, float_model, spoil
+from tests.export.students import DEFORMABLE, PLAIN, SHORT, at_every_level, feed, float_model, spoil
 
 
 def export(spec: VariantSpec, path: Path, count: int = 20, **options: object) -> ExportReport:
@@ -88,7 +88,10 @@ def test_metadata_says_what_this_file_is(plain: ExportReport) -> None:
 
 
 def test_every_optimisation_level_agrees(plain: ExportReport) -> None:
-    assert_equal_at_every_level(plain.path)
+    first, *others = at_every_level(onnx.load(plain.path), feed(session_of(str(plain.path))))
+    for other in others:
+        for ours, theirs in zip(first, other):
+            assert np.abs(ours - theirs).max() <= 1e-4
 
 
 def test_a_first_frame_may_hold_anything_in_its_state(plain: ExportReport) -> None:

@@ -237,8 +237,9 @@ def test_a_cache_of_another_file_recipe_or_method_is_refused(
     file = FloatFile.open(native, load_recipe("w8a8"))
     cache = tmp_path / "cache.json"
     content = {
-        "format": "qdbev-deploy calibration cache", "version": 2, "model": file.sha256, "recipe": file.recipe.digest,
-        "method": "mse", "percentile": None, "data": "none", "scales": dict.fromkeys(file.names(), 0.1),
+        "format": "qdbev-deploy calibration cache", "version": 3, "model": file.sha256, "recipe": file.recipe.digest,
+        "method": "mse", "percentile": None, "data": "none", "frames": 2, "split": "mini_train",
+        "version_of_data": "v1.0-mini", "scales": dict.fromkeys(file.names(), 0.1),
     }  # fmt: skip
     cache.write_text(json.dumps(content))
     out = tmp_path / "out.onnx"
@@ -248,6 +249,9 @@ def test_a_cache_of_another_file_recipe_or_method_is_refused(
         ([part if part != str(native) else str(plain) for part in base], "other weights"),
         (other_recipe, "other recipe"),
         ([*base, "--method", "minmax"], "other method"),
+        ([*base, "--frames", "9"], "other frames (2, not 9)"),
+        ([*base, "--split", "mini_val"], "other split"),
+        ([*base, "--version", "v1.0-trainval"], "other version of data"),
     ):
         assert main(arguments) == ExitCode.BAD_INPUT
         assert sentence in capsys.readouterr().err

@@ -74,6 +74,8 @@ def test_the_cache_is_used_again_and_refused_for_others(
         (other, [], "w4a6", "was made for other weights"),
         (checkpoint, [], "w8a8", "was made for other recipe"),
         (checkpoint, ["--method", "minmax"], "w4a6", "was made for other method"),
+        (checkpoint, ["--frames", "9"], "w4a6", "was made for other frames (3, not 9)"),
+        (checkpoint, ["--split", "mini_val"], "w4a6", "was made for other split"),
     ):
         code = calibrate(checkpoint_, synthetic_dataroot, tmp_path / "c.pt", *with_cache, *more, recipe=recipe)
         assert code == ExitCode.BAD_INPUT
