@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import json
 from dataclasses import asdict, dataclass
@@ -17,6 +18,7 @@ Part = Literal["backbone", "neck", "encoder", "decoder"]
 PARTS: tuple[Part, ...] = ("backbone", "neck", "encoder", "decoder")  # the order of progressive training
 Stage = Literal["backbone", "neck", "encoder", "decoder", "distill"]
 STAGES: tuple[Stage, ...] = (*PARTS, "distill")
+Scales = Literal["learned", "observed"]  # how training treats them: LSQ's gradients, or left where observing put them
 
 _PART_PREFIXES: tuple[tuple[str, Part], ...] = (
     ("img_backbone.", "backbone"),
@@ -55,11 +57,14 @@ class Recipe:
     activations: tuple[Rule, ...]
     # Shares of the training steps: each part joins in turn and stays quantised; then distillation, if there is any.
     schedule: tuple[tuple[Stage, float], ...]
+    scales: Scales = "learned"
 
     @property
     def digest(self) -> str:
         """Identifies what the recipe does; its name and description do not count."""
         content = {key: value for key, value in asdict(self).items() if key in ("weights", "activations")}
+        if self.scales != "learned":
+            content["scales"] = self.scales
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
     def to_dict(self) -> dict[str, Any]:
@@ -68,6 +73,7 @@ class Recipe:
             "name": self.name,
             "about": self.about,
             "schedule": dict(self.schedule),
+            **({"scales": self.scales} if self.scales != "learned" else {}),
             **{
                 kind: [
                     {"match": rule.match, "bits": "float" if rule.bits is None else rule.bits, "grid": rule.grid}
@@ -81,28 +87,47 @@ class Recipe:
 def resolve(
     rules: tuple[Rule, ...], names: list[str], must_stay_float: list[str], recipe: Recipe, kind: str
 ) -> dict[str, Rule]:
-    """The rule that counts for each name. A rule that fits nothing, or only what must stay float, is an error."""
+    """The rule that counts for each name. A rule that fits nothing is an error.
+
+    The rule `*` passes over what must stay float; any other that counts there and gives bits is an error.
+    """
+    forbidden = [name for name in must_stay_float if name not in names]
     chosen: dict[str, Rule] = {}
     for rule in rules:
-        fitting = [name for name in names if fnmatchcase(name, rule.match)]
+        fitting = [name for name in (*names, *forbidden) if fnmatchcase(name, rule.match)]
         if not fitting:
-            forbidden = [name for name in must_stay_float if fnmatchcase(name, rule.match)]
-            if forbidden and rule.bits is not None:
-                raise QdbevError(
-                    f"recipe '{recipe.name}' gives {rule.bits} bits to the {kind} of '{forbidden[0]}'",
-                    "that tensor in float: geometry, ego motion and final outputs are never quantised",
-                    f"remove the rule '{rule.match}'",
-                )
-            if not forbidden:
-                near = next((name for name in names if rule.match.strip("*.").split(".")[-1] in name), names[0])
-                raise QdbevError(
-                    f"recipe '{recipe.name}' has a rule '{rule.match}' that fits no {kind}",
-                    f"a pattern of names such as '{near}'",
-                    "correct the pattern",
-                )
-        for name in fitting:
-            chosen[name] = rule
+            raise _fits_nothing(rule, names, forbidden, recipe, kind)
+        chosen |= dict.fromkeys(fitting, rule)
+    for name in forbidden:
+        last = chosen.pop(name, None)
+        if last is not None and last.bits is not None and last.match != "*":
+            wide = any(fnmatchcase(allowed, last.match) for allowed in names)
+            later = f", or add a later one: {{match: '{name}', bits: float}}" if wide else ""
+            raise _is_forbidden(last, name, recipe, kind, f"{'narrow' if wide else 'remove'} the rule{later}")
     return {name: rule for name, rule in chosen.items() if rule.bits is not None}
+
+
+def _is_forbidden(rule: Rule, name: str, recipe: Recipe, kind: str, advice: str) -> QdbevError:
+    return QdbevError(
+        f"recipe '{recipe.name}' gives {rule.bits} bits to the {kind} of '{name}' by its rule '{rule.match}'",
+        "that tensor in float: geometry, ego motion and final outputs are never quantised",
+        advice,
+    )
+
+
+def _fits_nothing(rule: Rule, names: list[str], forbidden: list[str], recipe: Recipe, kind: str) -> QdbevError:
+    """Most often it lacks the beginning of a name: the tensor that was meant is named, unless that is forbidden."""
+    everything = [*names, *forbidden]
+    meant = [name for name in everything if fnmatchcase(name, f"*{rule.match}")]
+    meant = meant or [name for name in everything if fnmatchcase(name, f"*{rule.match}*")]
+    if meant and meant[0] in forbidden and rule.bits is not None:
+        return _is_forbidden(rule, meant[0], recipe, kind, "remove the rule")
+    near = meant or difflib.get_close_matches(rule.match, names, n=1, cutoff=0.0)
+    return QdbevError(
+        f"recipe '{recipe.name}' has a rule '{rule.match}' that fits no {kind}",
+        f"a pattern of names such as '{near[0]}'" if near else f"no rule: nothing here has {kind} to quantise",
+        "correct the pattern" if near else "remove it",
+    )
 
 
 def _rules(value: Any, kind: str, source: str) -> tuple[Rule, ...]:
@@ -144,10 +169,17 @@ def _schedule(value: Any, source: str) -> tuple[tuple[Stage, float], ...]:
 def recipe_from_dict(value: Any, source: str) -> Recipe:
     """A recipe from its parsed YAML; `source` names it in errors."""
     expected = {"name", "about", "weights", "activations", "schedule"}
-    if not isinstance(value, dict) or set(value) != expected:
+    if not isinstance(value, dict) or set(value) - {"scales"} != expected:
         found = sorted(map(str, value)) if isinstance(value, dict) else type(value).__name__
         raise QdbevError(
             f"{source} holds {found}", f"the fields {', '.join(sorted(expected))}", "compare it with calib/w4a6.yaml"
+        )
+    scales = value.get("scales", "learned")
+    if scales not in ("learned", "observed"):
+        raise QdbevError(
+            f"{source} has the scales {scales!r}",
+            "learned or observed",
+            "correct the recipe; docs/train.md describes it",
         )
     return Recipe(
         str(value["name"]),
@@ -155,6 +187,7 @@ def recipe_from_dict(value: Any, source: str) -> Recipe:
         _rules(value["weights"], "weights", source),
         _rules(value["activations"], "activations", source),
         _schedule(value["schedule"], source),
+        scales,
     )
 
 

@@ -13,7 +13,7 @@ from qdbev_deploy.contract import VariantSpec, variant
 from qdbev_deploy.errors import QdbevError
 from qdbev_deploy.model import BEVFormer, build_model, load_checkpoint, save_checkpoint
 from qdbev_deploy.model.checkpoint import load_known, misfit, mismatch, read_checkpoint, require_finite
-from qdbev_deploy.quant.quantise import quantise
+from qdbev_deploy.quant.quantise import quantise, without_scale
 
 
 def save_student(
@@ -24,9 +24,13 @@ def save_student(
 
 
 def load_model(
-    path: str | os.PathLike[str], variant_or_spec: str | VariantSpec | None = None
+    path: str | os.PathLike[str], variant_or_spec: str | VariantSpec | None = None, *, unfinished: bool = False
 ) -> tuple[BEVFormer, Recipe | None]:
-    """(model in evaluation mode, its recipe): a quantised student, or a float checkpoint with recipe None."""
+    """(model in evaluation mode, its recipe): a quantised student, or a float checkpoint with recipe None.
+
+    A student whose training stopped before all its parts had joined computes partly in float: it is refused, unless
+    `unfinished` says that the caller knows.
+    """
     path = Path(path)
     checkpoint = read_checkpoint(path)
     if checkpoint.recipe is None or checkpoint.spec is None:
@@ -47,5 +51,12 @@ def load_model(
     require_finite(path, checkpoint.state_dict, expected)
     model = quantise(build_model(checkpoint.spec), recipe)
     load_known(model, checkpoint.state_dict)
+    if not unfinished and (unset := without_scale(model)):
+        more = f" (nor have {len(unset) - 1} others)" if len(unset) > 1 else ""
+        raise QdbevError(
+            f"{path} is an unfinished student: the activation '{unset[0]}' has no scale yet{more}",
+            "one whose training went on until every part had joined",
+            "go on with its run: qdbev-deploy train --resume with the arguments it began with",
+        )
     model.meta = checkpoint.meta
     return model.eval(), recipe

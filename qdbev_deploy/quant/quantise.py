@@ -55,17 +55,18 @@ def quantise(model: BEVFormer, recipe: Recipe) -> BEVFormer:
     taps = {name: module for name, module in model.named_modules() if isinstance(module, Tap)}
     weight_rules = resolve(recipe.weights, list(owners), forbidden, recipe, "weights")
     activation_rules = resolve(recipe.activations, list(taps), [], recipe, "activations")
+    learned = recipe.scales == "learned"
     fold_batch_norms(model)
     for name, rule in weight_rules.items():
         module, parameter = owners[name]
         assert rule.bits is not None
-        quantizer = WeightQuantizer(getattr(module, parameter), Grid(rule.bits, signed=True))
+        quantizer = WeightQuantizer(getattr(module, parameter), Grid(rule.bits, signed=True), learned=learned)
         parametrize.register_parametrization(module, parameter, quantizer, unsafe=True)
     for name, rule in activation_rules.items():
         assert rule.bits is not None
         signed = rule.grid == "signed" or not taps[name].nonnegative
         parent, _, attribute = name.rpartition(".")
-        model.get_submodule(parent)._modules[attribute] = ActivationQuantizer(Grid(rule.bits, signed))
+        model.get_submodule(parent)._modules[attribute] = ActivationQuantizer(Grid(rule.bits, signed), learned=learned)
     return model
 
 
@@ -90,6 +91,11 @@ def weight_quantizers(model: nn.Module) -> dict[str, tuple[WeightQuantizer, Tens
                 key = name if parameter == "weight" else f"{name}.in_proj"
                 found[key] = (quantizer, cast(Tensor, chain.original))
     return found
+
+
+def without_scale(model: nn.Module) -> list[str]:
+    """Names of the activations that are to be integers and pass in float: no scale was set yet."""
+    return [name for name, quantizer in activation_quantizers(model).items() if not quantizer.scale_is_set]
 
 
 def enable_parts(model: nn.Module, parts: set[Part]) -> None:
@@ -164,9 +170,8 @@ class Integers:
 
 @torch.no_grad()
 def integers(model: BEVFormer) -> Integers:
-    """Read out the integers and scales of every quantised tensor."""
-    activations = activation_quantizers(model)
-    unset = [name for name, quantizer in activations.items() if not quantizer.scale_is_set]
+    """Read out the integers and scales of every quantised tensor, whether its part is enabled or not."""
+    unset = without_scale(model)
     if not is_quantised(model) or unset:
         raise QdbevError(
             f"the activation '{unset[0]}' has no scale yet" if unset else "a float model",
@@ -175,8 +180,8 @@ def integers(model: BEVFormer) -> Integers:
         )
     return Integers(
         {
-            name: WeightIntegers(quantizer.integers(weight), quantizer.scale.clone(), quantizer.grid)
+            name: WeightIntegers(quantizer.integers(weight, f"'{name}'"), quantizer.scale.clone(), quantizer.grid)
             for name, (quantizer, weight) in weight_quantizers(model).items()
         },
-        {name: ActivationScale(float(q.scale), q.grid) for name, q in activations.items()},
+        {name: ActivationScale(float(q.scale), q.grid) for name, q in activation_quantizers(model).items()},
     )

@@ -6,10 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from qdbev_deploy.calibration.recipe import Recipe, part_of, recipe_from_dict, shipped_recipes
+from qdbev_deploy.contract import VARIANTS
 from qdbev_deploy.errors import QdbevError
-from qdbev_deploy.model import build_model
+from qdbev_deploy.model import BEVFormer, build_model
 from qdbev_deploy.quant import load_recipe, quantise
 from qdbev_deploy.quant.quantise import activation_quantizers, weight_quantizers
 
@@ -94,6 +96,17 @@ def test_later_rules_win_and_float_takes_back() -> None:
             "gives 4 bits to the weights of 'pts_bbox_head.transformer.can_bus_mlp.0'",
         ),
         ({"weights": [{"match": "*reg_branches.0.4", "bits": 8}]}, "geometry, ego motion and final outputs"),
+        # Wide rules, too: only `*` passes over what must stay float.
+        ({"weights": [{"match": "*cls_branches.*", "bits": 8}]}, "the weights of 'pts_bbox_head.cls_branches.0.6' by"),
+        (
+            {"weights": [{"match": "pts_bbox_head.*", "bits": 8}]},
+            "{match: 'pts_bbox_head.transformer.reference_points'",
+        ),
+        ({"weights": [{"match": "*", "bits": 4}, {"match": "**", "bits": 8}]}, "by its rule '**'"),
+        # The beginning of a name forgotten: what was meant is told.
+        ({"weights": [{"match": "cls_branches.2.6", "bits": 8}]}, "of 'pts_bbox_head.cls_branches.2.6' by its rule"),
+        ({"weights": [{"match": "cls_branches.2.3", "bits": 8}]}, "such as 'pts_bbox_head.cls_branches.2.3'"),
+        ({"weights": [{"match": "cls_branches.*", "bits": 8}]}, "such as 'pts_bbox_head.cls_branches.0.0'"),
     ],
 )
 def test_rules_that_do_not_fit_the_model(changes: dict[str, Any], sentence: str) -> None:
@@ -102,12 +115,42 @@ def test_rules_that_do_not_fit_the_model(changes: dict[str, Any], sentence: str)
     assert sentence in str(caught.value)
 
 
+def test_what_must_stay_float_may_be_called_float() -> None:
+    taken_back = [{"match": "*cls_branches.*", "bits": 8}, {"match": "*cls_branches.*.6", "bits": "float"}]
+    weights = weight_quantizers(quantise(build_model("micro"), with_rules(weights=taken_back)))
+    assert {name.removeprefix("pts_bbox_head.cls_branches.") for name in weights} == {
+        f"{layer}.{index}" for layer in range(3) for index in (0, 3)
+    }
+    rules = [{"match": "*", "bits": 4}, {"match": "*can_bus_mlp*", "bits": "float"}]
+    assert not any(
+        "can_bus" in name for name in weight_quantizers(quantise(build_model("micro"), with_rules(weights=rules)))
+    )
+
+
+def test_the_linears_of_sampling_have_integer_weights_unless_a_rule_takes_them_out() -> None:
+    sampling = ("sampling_offsets", "attention_weights")
+    shipped = weight_quantizers(quantise(build_model("micro"), load_recipe("w4a6")))
+    assert {quantizer.grid.bits for name, (quantizer, _) in shipped.items() if name.endswith(sampling)} == {4}
+    rules = [{"match": "*", "bits": 4}, *({"match": f"*.{name}", "bits": "float"} for name in sampling)]
+    weights = weight_quantizers(quantise(build_model("micro"), with_rules(weights=rules)))
+    assert set(shipped) - set(weights) == {name for name in shipped if name.endswith(sampling)}
+
+
+@pytest.mark.parametrize("variant", ["micro", "tiny", "small", "base"])
+def test_shipped_recipes_fit_every_variant(variant: str) -> None:
+    for name in shipped_recipes():
+        with torch.device("meta"):
+            model = quantise(BEVFormer(VARIANTS[variant]), load_recipe(name))
+        assert not any(".6" in key and "branches" in key for key in weight_quantizers(model))
+
+
 @pytest.mark.parametrize(
     "changes",
     [
         {"weights": []}, {"weights": "all"}, {"weights": [{"match": "*"}]}, {"weights": [{"match": "*", "bits": 9}]},
         {"weights": [{"match": "*", "bits": True}]}, {"activations": [{"match": "*", "bits": 6, "grid": "round"}]},
         {"schedule": {"backbone": 1}}, {"schedule": {**GOOD["schedule"], "neck": -1}}, {"extra": 1},
+        {"scales": "guessed"}, {"scales": ["learned"]},
     ],
 )  # fmt: skip
 def test_recipes_that_say_nonsense(changes: dict[str, Any]) -> None:
@@ -128,3 +171,10 @@ def test_the_digest_follows_what_a_recipe_does() -> None:
     assert with_rules(about="other").digest == with_rules().digest
     assert with_rules(weights=[{"match": "*", "bits": 5}]).digest != with_rules().digest
     assert recipe_from_dict(load_recipe("w4a6").to_dict(), "copy") == load_recipe("w4a6")
+    # What says nothing of its scales is what it was before they could be said.
+    assert with_rules(scales="learned") == with_rules()
+    assert "scales" not in with_rules().to_dict()
+    assert load_recipe("w4a6").digest.startswith("717983063cd4baea")
+    observed = with_rules(scales="observed")
+    assert observed.digest != with_rules().digest
+    assert recipe_from_dict(observed.to_dict(), "copy") == observed

@@ -15,6 +15,7 @@ from qdbev_deploy.engine import Bundle, build
 from qdbev_deploy.errors import ExitCode
 from qdbev_deploy.export import export_onnx
 from qdbev_deploy.model import build_model, save_checkpoint
+from qdbev_deploy.quant import load_recipe, quantise, save_student
 from tests.drive import frames
 from tests.export.students import SHORT, float_model
 from tests.package.bundles import hand_made
@@ -32,6 +33,7 @@ def test_for_machines(checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> N
     document = json.loads(capsys.readouterr().out)
     assert document["variant"] == "micro"
     assert document["meta"]["epoch"] == 7
+    assert document["activations_without_scale"] == []
     assert document["parts"]["backbone"]["parameters"] == 2_798_880
 
 
@@ -40,6 +42,17 @@ def test_for_people(checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> Non
     text = capsys.readouterr().out
     assert "micro: six images of 192x320" in text
     assert "epoch: 7" in text
+
+
+def test_an_unfinished_student_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    recipe, path = load_recipe("w4a6"), tmp_path / "student.pt"
+    save_student(path, quantise(build_model("micro", seed=0), recipe), recipe)
+    assert main(["inspect", str(path), "--json"]) == ExitCode.DONE
+    unset = json.loads(capsys.readouterr().out)["activations_without_scale"]
+    assert "img_backbone.stem_tap" in unset
+    assert main(["inspect", str(path)]) == ExitCode.DONE
+    text = " ".join(capsys.readouterr().out.split())
+    assert f"unfinished: {len(unset)} activations have no scale yet and pass in float, '{unset[0]}' first" in text
 
 
 def test_bad_input(checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:

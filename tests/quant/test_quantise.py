@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from qdbev_deploy.calibration.recipe import PARTS, part_of
+from qdbev_deploy.calibration.recipe import PARTS, part_of, recipe_from_dict
 from qdbev_deploy.contract import VARIANTS, stream_inputs
-from qdbev_deploy.errors import QdbevError
+from qdbev_deploy.errors import ExitCode, QdbevError
+from qdbev_deploy.evaluate.runner import open_model
 from qdbev_deploy.model import BEVFormer, build_model, load_checkpoint
 from qdbev_deploy.quant import integers, load_model, load_recipe, quantise, save_student
 from qdbev_deploy.quant.fold import fold_batch_norms
@@ -20,6 +22,7 @@ from qdbev_deploy.quant.quantise import (
     observing,
     set_scales,
     weight_quantizers,
+    without_scale,
 )
 
 SPEC = VARIANTS["micro"]
@@ -149,6 +152,142 @@ def test_a_student_comes_back_bit_for_bit(student: BEVFormer, tmp_path: Path) ->
             assert torch.equal(ours, theirs)
     with pytest.raises(QdbevError, match="is a quantised student"):
         load_checkpoint(tmp_path / "student.pt")
+
+
+def test_a_student_without_all_its_scales_is_refused_but_by_who_knows(student: BEVFormer, tmp_path: Path) -> None:
+    model, path = quantise(shaken(), load_recipe("w4a6")), tmp_path / "unfinished.pt"
+    with observing(model, {"backbone", "neck"}) as histograms, torch.inference_mode():
+        model.eval().step(*inputs())
+    set_scales(model, histograms, "mse")
+    save_student(path, model, load_recipe("w4a6"))
+    first = next(name for name in activation_quantizers(model) if part_of(name) not in ("backbone", "neck"))
+    for opened in (load_model, open_model):
+        with pytest.raises(QdbevError, match=f"the activation '{first}' has no scale yet") as refusal:
+            opened(path)
+        assert refusal.value.exit_code == ExitCode.BAD_INPUT
+    assert without_scale(load_model(path, unfinished=True)[0])[0] == first
+
+
+def test_integers_are_those_of_enabled_parts_whatever_is_enabled(student: BEVFormer) -> None:
+    reference = integers(student)
+    try:
+        enable_parts(student, {"backbone"})
+        read = integers(student)
+    finally:
+        enable_parts(student, set(PARTS))
+    for name, weight in read.weights.items():
+        assert torch.equal(weight.integers, reference.weights[name].integers), name
+        assert weight.grid.qmin <= int(weight.integers.min()) <= int(weight.integers.max()) <= weight.grid.qmax, name
+
+
+def test_a_weight_that_is_not_finite_is_named(student: BEVFormer) -> None:
+    weight = weight_quantizers(student)["img_neck.lateral_convs.0.conv"][1].data
+    kept = weight[0, 0].clone()
+    try:
+        weight[0, 0] = float("nan")
+        with pytest.raises(QdbevError, match=r"numbers of 'img_neck.lateral_convs.0.conv' are not finite"):
+            integers(student)
+    finally:
+        weight[0, 0] = kept
+
+
+def test_observed_scales_compute_the_same_and_come_back(student: BEVFormer, tmp_path: Path) -> None:
+    recipe = recipe_from_dict({**load_recipe("w4a6").to_dict(), "scales": "observed"}, "observed")
+    model = quantise(shaken(), recipe).eval()
+    model.load_state_dict(student.state_dict())
+    save_student(tmp_path / "observed.pt", model, recipe)
+    loaded, its_recipe = load_model(tmp_path / "observed.pt")
+    assert its_recipe == recipe
+    with torch.inference_mode():
+        for ours, theirs in zip(loaded.step(*inputs()), student.step(*inputs())):
+            assert torch.equal(ours, theirs)
+    assert integers(loaded).activations == integers(student).activations
+    learning, with_scales = (
+        {name for name, parameter in model.named_parameters() if parameter.requires_grad} for model in (loaded, student)
+    )
+    assert learning == {name for name in with_scales if not name.endswith("log_scale")} != with_scales
+
+
+# -- one scale where TensorRT wants one --------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def traffic(student: BEVFormer) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """(what each module read, what it gave) in one streaming step, the very tensors."""
+    read: dict[str, Tensor] = {}
+    gave: dict[str, Tensor] = {}
+
+    def note(name: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
+        def hook(_: nn.Module, arguments: tuple[Tensor, ...], output: Tensor) -> None:
+            gave[name] = output
+            if arguments:
+                read[name] = arguments[0]
+
+        return hook
+
+    handles = [
+        module.register_forward_hook(note(name))
+        for name, module in student.named_modules()
+        if name and "parametrizations" not in name
+    ]
+    with torch.inference_mode():
+        student.step(*inputs())
+    for handle in handles:
+        handle.remove()
+    return read, gave
+
+
+Traffic = tuple[dict[str, Tensor], dict[str, Tensor]]
+
+
+def test_a_blocks_shortcut_has_the_scale_of_its_input(student: BEVFormer, traffic: Traffic) -> None:
+    read, gave = traffic
+    backbone, before = "img_backbone", "stem_tap"
+    shortcuts = set()
+    for stage, count in enumerate(SPEC.backbone.blocks):
+        for index in range(count):
+            block, tapped = f"{backbone}.layer{stage + 1}.{index}", gave[f"{backbone}.{before}"]
+            assert f"{backbone}.{before}" in activation_quantizers(student)
+            assert read[block] is tapped
+            assert read[f"{block}.conv1"] is tapped
+            convolved = f"{block}.downsample.0" in read
+            if convolved:
+                assert read[f"{block}.downsample.0"] is tapped
+                assert f"{block}.residual_tap" in activation_quantizers(student)
+            else:  # one scale for both, and the addition takes what was rounded
+                assert f"{block}.residual_tap" not in activation_quantizers(student)
+            other = gave[f"{block}.residual_tap"] if convolved else tapped
+            assert torch.equal(gave[block], (gave[f"{block}.conv2"] + other).relu()), block
+            shortcuts.add(convolved)
+            before = f"output_taps.{stage}.{index}"
+            assert read[f"{backbone}.{before}"] is gave[block]
+    assert shortcuts == {True, False}
+    # The neck reads the same tensors as the next stage.
+    for level, stage in enumerate(SPEC.backbone.out_stages):
+        tap = f"{backbone}.output_taps.{stage - 1}.{SPEC.backbone.blocks[stage - 1] - 1}"
+        assert read[f"img_neck.lateral_convs.{level}.conv"] is gave[tap]
+
+
+def test_what_is_concatenated_has_one_scale(student: BEVFormer, traffic: Traffic) -> None:
+    read, gave = traffic
+    transformer = "pts_bbox_head.transformer"
+    taps = activation_quantizers(student)
+    tokens = gave[f"{transformer}.tokens_tap"]
+    assert tokens.shape == (6, sum(height * width for height, width in SPEC.feature_hws), SPEC.embed_dim)
+    assert len(SPEC.feature_hws) == 2
+    for layer in range(SPEC.encoder_layers):
+        temporal, spatial = (f"{transformer}.encoder.layers.{layer}.attentions.{index}" for index in (0, 1))
+        # All cameras and levels: one tap, for every layer.
+        assert read[f"{spatial}.deformable_attention.value_proj"] is tokens
+        # Both frames of temporal attention: one tap before the projection, one behind it.
+        assert read[f"{temporal}.value_proj"] is gave[f"{temporal}.frames_tap"]
+        assert read[f"{temporal}.value_tap"] is gave[f"{temporal}.value_proj"]
+        assert gave[f"{temporal}.frames_tap"].shape == (2, SPEC.bev_cells, SPEC.embed_dim)
+        assert {f"{temporal}.frames_tap", f"{temporal}.value_tap"} <= set(taps)
+        assert taps[f"{temporal}.frames_tap"].scale.numel() == 1
+    bev = gave[f"{transformer}.decoder.bev_tap"]
+    for layer in range(SPEC.decoder_layers):
+        assert read[f"{transformer}.decoder.layers.{layer}.attentions.1.value_proj"] is bev
 
 
 def test_uncalibrated_or_float_models_have_no_integers() -> None:

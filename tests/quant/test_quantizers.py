@@ -67,11 +67,84 @@ def test_gradient_of_the_scale_is_lsqs() -> None:
     assert float(quantizer.log_scale.grad) == pytest.approx(per_element * factor * 0.5, rel=1e-5)  # d/d log s = s d/ds
 
 
-def test_weights_are_integers_times_scales() -> None:
+@pytest.mark.parametrize("signed", [True, False])
+def test_observed_scales_round_alike_and_get_no_gradient(signed: bool) -> None:
+    learned, observed = (ActivationQuantizer(Grid(6, signed), learned=value) for value in (True, False))
+    # Ties, both ends, and what lies beyond them.
+    values = torch.cat(
+        [torch.arange(-40, 41) * 0.25, torch.randn(500, generator=torch.Generator().manual_seed(0)) * 20]
+    )
+    gradients = []
+    for quantizer in (learned, observed):
+        quantizer.set_scale(0.5)
+        x = values.clone().requires_grad_()
+        y = quantizer(x)
+        (y * torch.arange(len(x))).sum().backward()
+        gradients.append(x.grad)
+    assert torch.equal(learned(values), observed(values))
+    assert gradients[0] is not None
+    assert gradients[1] is not None
+    assert torch.equal(gradients[0], gradients[1])
+    inside = (observed(values) - values).abs() <= 0.25
+    assert torch.equal(gradients[1], torch.arange(len(values)) * inside)  # straight through, none outside
+    assert learned.log_scale.grad is not None
+    assert observed.log_scale.grad is None
+    assert not observed.log_scale.requires_grad
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert observed(values.bfloat16()).dtype == torch.bfloat16
+
+
+def test_observed_scales_of_weights_round_alike_and_get_no_gradient() -> None:
+    weight = torch.randn(5, 4, 3, 3, generator=torch.Generator().manual_seed(0))
+    learned, observed = (WeightQuantizer(weight, Grid(4, True), learned=value) for value in (True, False))
+    gradients = []
+    for quantizer in (learned, observed):
+        x = weight.clone().requires_grad_()
+        quantizer(x).square().sum().backward()
+        gradients.append(x.grad)
+    assert torch.equal(learned(weight), observed(weight))
+    assert torch.equal(learned.integers(weight), observed.integers(weight))
+    assert gradients[0] is not None
+    assert gradients[1] is not None
+    assert torch.equal(gradients[0], gradients[1])
+    steps = weight / observed.scale[:, None, None, None]
+    inside = (steps > -8.5) & (steps < 7.5)
+    assert not bool(inside.all())  # least squared error clips some
+    torch.testing.assert_close(gradients[1], 2 * observed(weight) * inside)
+    assert learned.log_scale.grad is not None
+    assert observed.log_scale.grad is None
+
+
+def test_integers_do_not_depend_on_being_enabled() -> None:
+    weight = torch.randn(6, 20, generator=torch.Generator().manual_seed(0))
+    quantizer = WeightQuantizer(weight, Grid(4, True))
+    enabled = quantizer.integers(weight * 3)
+    quantizer.enabled = False
+    assert torch.equal(quantizer.integers(weight * 3), enabled)
+    assert (int(enabled.min()), int(enabled.max())) == (-8, 7)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_what_is_not_finite_has_no_integers(value: float) -> None:
+    weight = torch.randn(3, 4)
+    quantizer = WeightQuantizer(weight, Grid(4, True))
+    spoilt = weight.clone()
+    spoilt[1, 2] = value
+    assert bool(torch.isfinite(quantizer(spoilt)).all())  # torch's primitive hides it
+    with pytest.raises(QdbevError, match="1 of 12 numbers of 'neck' are not finite"):
+        quantizer.integers(spoilt, "'neck'")
+    with torch.no_grad():
+        quantizer.log_scale[0] = abs(value)
+    with pytest.raises(QdbevError, match="1 of 3 numbers of the scales of 'neck' are not finite"):
+        quantizer.integers(weight, "'neck'")
+
+
+@pytest.mark.parametrize("learned", [True, False])
+def test_weights_are_integers_times_scales(learned: bool) -> None:
     torch.manual_seed(0)
     weight = torch.randn(6, 3, 3, 3) * torch.logspace(-3, 1, 6)[:, None, None, None]
     weight[2] = 0  # a dead channel
-    quantizer = WeightQuantizer(weight, Grid(4, True))
+    quantizer = WeightQuantizer(weight, Grid(4, True), learned=learned)
     integers = quantizer.integers(weight)
     assert integers.dtype == torch.int8
     assert int(integers.min()) >= -8
