@@ -13,6 +13,7 @@ open, and its normalisers fit no other. The product means that a cell is pulled 
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -39,11 +40,11 @@ class Distillation:
     def __post_init__(self) -> None:
         if self.method not in METHODS:
             raise QdbevError(f"distillation '{self.method}'", "one of " + ", ".join(METHODS), "pass --distill with one")
-        if not (self.temperature > 0 and self.weight >= 0):
+        if not (0 < self.temperature < math.inf and 0 <= self.weight < math.inf):
             raise QdbevError(
                 f"distillation with temperature {self.temperature} and weight {self.weight}",
-                "a positive temperature and a weight of at least 0",
-                "correct the training configuration",
+                "a positive temperature and a weight of at least 0, both finite",
+                "pass another --temperature or --distill-weight",
             )
 
 

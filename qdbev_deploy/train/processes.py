@@ -33,6 +33,17 @@ class World:
                 distributed.all_reduce(parameter.grad)
                 parameter.grad /= self.size
 
+    def average_statistics(self, module: nn.Module) -> None:
+        """The mean over processes of what batch norms have learned of their inputs: each saw other samples."""
+        if self.size == 1:
+            return
+        for norm in module.modules():
+            if isinstance(norm, nn.BatchNorm2d) and norm.training:
+                for statistics in (norm.running_mean, norm.running_var):
+                    if statistics is not None:
+                        distributed.all_reduce(statistics)
+                        statistics /= self.size
+
     def share_state(self, module: nn.Module) -> None:
         """Everyone continues with the first process's parameters and statistics."""
         if self.size > 1:

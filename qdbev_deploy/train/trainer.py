@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -25,7 +26,15 @@ from qdbev_deploy.train.dataset import QueueDataset, TrainFrame, TrainSample
 from qdbev_deploy.train.dense import BevHead, ImageHead
 from qdbev_deploy.train.distill import distillation_loss
 from qdbev_deploy.train.groups import QueryGroups
-from qdbev_deploy.train.guard import ScaleGuard, check_gradients, check_loss
+from qdbev_deploy.train.guard import (
+    LOOK_EVERY_STEPS,
+    ScaleGuard,
+    check_activations,
+    check_gradients,
+    check_loss,
+    check_parameters,
+    looking_at_activations,
+)
 from qdbev_deploy.train.losses import detection_loss
 from qdbev_deploy.train.matching import Targets
 from qdbev_deploy.train.processes import World
@@ -45,7 +54,10 @@ class Phase:
 
 
 def phases(config: TrainConfig, recipe: Recipe | None) -> list[Phase]:
-    """The run's stretches. A float run has one; a quantised one follows the recipe's schedule."""
+    """The run's stretches. A float run has one; a quantised one follows the recipe's schedule.
+
+    One that would not get to all parts, or to the distillation that is asked for, is refused.
+    """
     if recipe is None:
         return [Phase("float", 0, frozenset(), False)]
     everything = frozenset(PARTS)
@@ -59,6 +71,12 @@ def phases(config: TrainConfig, recipe: Recipe | None) -> list[Phase]:
             "distill": shares["distill"],
         }
     result, begun, total = [], 0.0, sum(shares.values())
+    if not math.isfinite(total):
+        raise QdbevError(
+            f"the schedule {dict(recipe.schedule)} of recipe '{recipe.name}'",
+            "finite shares of the steps",
+            "correct the recipe's schedule",
+        )
     for index, part in enumerate(PARTS):
         if shares[part] > 0:
             first = round(config.steps * begun / total)
@@ -66,7 +84,31 @@ def phases(config: TrainConfig, recipe: Recipe | None) -> list[Phase]:
         begun += shares[part]
     if shares["distill"] > 0:
         result.append(Phase("distill", round(config.steps * begun / total), everything, True))
+    _require_whole(result, config, recipe)
     return result
+
+
+def _require_whole(stretches: list[Phase], config: TrainConfig, recipe: Recipe) -> None:
+    last = stretches[-1]
+    if config.distillation is not None and not last.distills:
+        raise QdbevError(
+            f"distillation by a recipe '{recipe.name}' whose schedule has no share for it",
+            "a share of the steps for distill",
+            "correct the recipe's schedule, or leave out --distill",
+        )
+    missing = [part for part in PARTS if part not in last.parts]
+    if missing:
+        raise QdbevError(
+            f"a recipe '{recipe.name}' whose schedule never quantises the {missing[0]}",
+            "a share of the steps for each part, or at least for the last",
+            "correct the recipe's schedule",
+        )
+    if last.first_step >= config.steps:
+        raise QdbevError(
+            f"{config.steps} steps, of which the schedule of recipe '{recipe.name}' leaves none for {last.name}",
+            "steps for every part that is to join",
+            "pass more --steps",
+        )
 
 
 def learning_rate(config: TrainConfig, step: int) -> float:
@@ -176,16 +218,17 @@ class Trainer:
         }
 
     def restore(self, state: dict[str, Any]) -> None:
+        """Go on where the state was saved, with the parts quantised that were."""
         self.step = state["step"]
         self.model.load_state_dict(state["model"])
         self.helpers.load_state_dict(state["helpers"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.scaler.load_state_dict(state["scaler"])
         self.scales.restore(state["scales"])
+        enable_parts(self.model, set(self._parts_before(self.step)))
 
     def begin_from(self, state: dict[str, Any]) -> None:
-        """Take over what another float run has learned, its helpers included, and begin a schedule of our own."""
-        self.model.load_state_dict(state["model"])
+        """Take over what learned beside another float run's model, and begin a schedule of our own."""
         try:
             self.helpers.load_state_dict(state["helpers"])
         except RuntimeError as error:
@@ -199,6 +242,15 @@ class Trainer:
 
     def _phase(self, step: int) -> Phase:
         return [phase for phase in self.phases if phase.first_step <= step][-1]
+
+    def _parts_before(self, step: int) -> frozenset[Part]:
+        """The parts that were quantised in the step before this one."""
+        return self._phase(step - 1).parts if step > 0 else frozenset()
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether every part that is to be quantised has joined."""
+        return self._parts_before(self.step) >= self.phases[-1].parts
 
     def _autocast(self) -> Any:
         dtype = _DTYPES.get(self.config.precision)
@@ -244,6 +296,7 @@ class Trainer:
                 parts[name] = float(dense.detach())
                 loss = loss + self.config.dense_weight * dense
             if phase.distills and self.teacher is not None and self.config.distillation is not None:
+                # The teacher computes in the student's own precision, so that they differ by quantisation alone.
                 with torch.no_grad():
                     teacher_inputs = self._inputs(frame, self._past(self.teacher, sample.frames))
                     theirs = self.teacher.extract_features(images)
@@ -263,22 +316,30 @@ class Trainer:
         for group in self.optimizer.param_groups:
             yield from group["params"]
 
-    def gradients(self, step: int) -> dict[str, float]:
-        """Compute and average the gradients of one step; returns what the log says of it."""
+    def gradients(self, step: int, *, look: bool = False) -> dict[str, float]:
+        """Compute and average the gradients of one step; returns what the log says of it.
+
+        `look`: whether at what enters quantisers as well.
+        """
         phase, config = self._phase(step), self.config
-        # Dropout depends on the step alone, so that a resumed run draws what the first one would have drawn.
-        torch.manual_seed(config.seed * 1_000_003 + step * self.world.size + self.world.rank)
         totals: dict[str, float] = {}
         self.optimizer.zero_grad(set_to_none=True)
         for index in range(config.batch):
             number = (step * self.world.size + self.world.rank) * config.batch + index
             sample = self.data.sample(number)
-            loss, parts = self._loss(sample, phase)
-            check_loss(loss, step, self.model, lambda sample=sample: self._loss(sample, phase))  # type: ignore[misc]
+            # Dropout depends on the sample's number alone: a resumed run draws what the first one would have drawn,
+            # and several processes what one would have.
+            torch.manual_seed(config.seed * 1_000_003 + number)
+            repeat = partial(self._loss, sample, phase)
+            with looking_at_activations(self.model if look else None) as seen:
+                loss, parts = repeat()
+            check_loss(loss, step, self.model, repeat)
+            check_activations(seen, step, self.model, repeat)
             self.scaler.scale(loss / config.batch).backward()
             for name, value in {"loss": float(loss.detach()), **parts}.items():
                 totals[name] = totals.get(name, 0.0) + value / config.batch
         self.world.average_gradients(self._parameters())
+        self.world.average_statistics(self.model)
         return totals
 
     def _update(self, step: int) -> float:
@@ -291,6 +352,7 @@ class Trainer:
             check_gradients(self.model, norm, step)
         self.scaler.step(self.optimizer)
         self.scaler.update()
+        check_parameters(self.model, step)
         self.scales.check(self.model, step)
         return float(norm)
 
@@ -327,31 +389,32 @@ class Trainer:
         saved = self.folder.load_state()
         if saved is not None:
             self.restore(saved)
-            enable_parts(self.model, set(self._phase(max(self.step - 1, 0)).parts))
         self.world.share_state(self.model)
         if self.world.is_first:
+            self.folder.sweep()
             self.folder.open_logs(self.step)
+            self.last_row = self.folder.last_row()
         try:
             while self.step < end:
-                self._run_step()
+                saves = (self.step + 1) % save_every == 0 or self.step + 1 == end
+                self._run_step(look=saves or self.step % LOOK_EVERY_STEPS == 0)
                 if on_step is not None:
                     on_step(self.step, self.last_row)
-                if self.world.is_first and (self.step % save_every == 0 or self.step == end):
+                if self.world.is_first and saves:
                     self.folder.save_state(self.state())
         finally:
             if self.world.is_first:
                 self.folder.close_logs()
 
-    def _run_step(self) -> None:
+    def _run_step(self, *, look: bool) -> None:
         step = self.step
         phase = self._phase(step)
         if phase.parts and phase.first_step == step:
-            before = self._phase(step - 1).parts if step > 0 else frozenset()
-            self._enter(phase, before)
+            self._enter(phase, self._parts_before(step))
             self.world.share_state(self.model)
         self._train_mode(step)
         started = time.perf_counter()
-        row = self.gradients(step)
+        row = self.gradients(step, look=look)
         row["gradient_norm"] = self._update(step)
         row["frames_per_s"] = self.config.batch * self.world.size * self.config.queue / (time.perf_counter() - started)
         row["lr"] = learning_rate(self.config, step)

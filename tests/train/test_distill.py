@@ -48,6 +48,8 @@ def test_bev_loss_by_hand() -> None:
     student = torch.tensor([[0.0, 7.0], [0.0, 7.0]]).reshape(2, 1, 2)
     expected = [(0.75 * math.log(1.5) - 0.75 + 0.5) / 2, (0.25 * math.log(0.5) - 0.25 + 0.5) / 2]
     assert bev_loss(teacher, student, 1.0).tolist() == pytest.approx(expected)
+    # Twice the temperature on twice the logits: the same distributions, tau^2 = 4 times the loss.
+    assert bev_loss(2 * teacher, 2 * student, 2.0).tolist() == pytest.approx([4 * cell for cell in expected])
 
 
 def test_no_cell_gains_by_leaving_the_teacher() -> None:
@@ -103,6 +105,18 @@ def test_gradients(method: str) -> None:
     gradients = torch.autograd.grad(loss(*arguments), arguments, allow_unused=True)
     reached = [gradient is not None and bool(gradient.abs().sum() > 0) for gradient in gradients]
     assert reached == {"vgd": [True] * 3, "cwd-img": [True, True, False], "cwd-bev": [False, False, True]}[method]
+
+
+@pytest.mark.parametrize("method", ["vgd", "cwd-img", "cwd-bev"])
+def test_the_weight_multiplies_the_loss(method: str) -> None:
+    matrix = torch.zeros(1, 6, 4, 4)
+    matrix[0, :3, :3, 3] = torch.tensor([160.0, 90.0, 1.0])
+    once, thrice = (
+        float(distillation_loss(Distillation(method, weight=weight), SMALL, maps(0), maps(1), matrix))  # type: ignore[arg-type]
+        for weight in (1.0, 3.0)
+    )
+    assert once > 0
+    assert thrice == pytest.approx(3 * once)
 
 
 def test_a_perfect_student_has_no_loss() -> None:
