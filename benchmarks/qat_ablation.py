@@ -24,8 +24,8 @@ from rich.console import Console
 from rich.table import Table
 
 TEACHER, CONTROL = "FP32 teacher", "FP32 trained on"
-# Row of the table -> how it is made from the teacher. A distillation's weight is such that the three terms begin alike
-# (`distill_begins_at` in the JSON); the product of two losses is small, so its weight is large.
+# Row of the table -> how it is made from the teacher. A distillation's weight is such that the three terms begin about
+# alike (`distill_begins_at` in the JSON); the product of two losses is small, so its weight is large.
 W4A6 = ["--recipe", "w4a6"]
 TRAINED = {
     CONTROL: ["--freeze-norm-from", "0"],

@@ -28,8 +28,9 @@ def _markdown(headings: list[str], rows: list[list[str]]) -> str:
 
 def _source(document: dict[str, Any]) -> str:
     machine = document["machine"]
+    cores = "one core" if machine["cores"] == 1 else f"{machine['cores']} cores"
     return (
-        f"\nMeasured {document['date']} on {machine['cores']} cores of {machine['cpu']} by `{document['command']}` "
+        f"\nMeasured {document['date']} on {cores} of {machine['cpu']} by `{document['command']}` "
         f"(`benchmarks/results/{document['benchmark']}.json`).\n"
     )
 
@@ -70,7 +71,9 @@ def qat_ablation(document: dict[str, Any]) -> str:
         ])  # fmt: skip
     headings = ["", "NDS, mean", "spread over seeds", "points off the teacher", "mAP, mean"]
     settings = results["settings"]
-    trained = f"\nWhat is trained: {settings['steps']:,} steps each, {len(settings['seeds'])} seeds.\n"
+    trained = (
+        f"\nWhat is trained: {settings['steps']:,} steps each, {len(settings['seeds'])} seeds. A point is 0.01 NDS.\n"
+    )
     return _markdown(headings, rows) + trained + _source(document)
 
 
