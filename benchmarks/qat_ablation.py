@@ -182,7 +182,7 @@ def main() -> None:
     for seed in args.seeds:  # one seed after the other: an interrupted run has whole columns
         for name in TRAINED:
             samples[name].append(trained_row(name, args, seed))
-    rows = {name: summary(found) for name, found in samples.items()}
+    rows = {name: {**summary(found), "arguments": TRAINED.get(name)} for name, found in samples.items()}
 
     console, table = Console(), Table(box=None)
     for heading in ("", "NDS", "spread", "mAP", "spread"):

@@ -74,7 +74,7 @@ class CalibrationCache:
         ):
             if cached != current:
                 raise QdbevError(
-                    f"{path} was made for other {what} ({str(cached)[:12]}, not {str(current)[:12]})",
+                    f"{path} was made for other {what} ({str(cached)[:24]}, not {str(current)[:24]})",
                     "a cache of this model, recipe, method and data",
                     again,
                 )

@@ -47,18 +47,27 @@ def _name(node: NodeProto) -> str:
     return node.name or f"{node.op_type} making '{node.output[0]}'"
 
 
-def source(graph: Graph, name: str, through: frozenset[str] = VIEWS) -> NodeProto | None:
+Known = dict[str, NodeProto | None]  # tensor -> its source: Concats of Concats lead to one tensor on many ways
+
+
+def source(
+    graph: Graph, name: str, through: frozenset[str] = VIEWS, known: Known | None = None
+) -> NodeProto | None:  # fmt: skip
     """The node that makes a tensor, seen through ops that only move elements.
 
     A Concat is seen through where all its inputs come from pairs of one scale; any other is itself the source.
     """
-    node = graph.producer.get(name)
-    while node is not None and node.op_type in through and node.input:
-        if node.op_type == "Concat":
-            makers = [source(graph, item, through) for item in node.input]
-            return makers[0] if _one_scale(graph, makers) else node
-        node = graph.producer.get(node.input[0])
-    return node
+    known = {} if known is None else known
+    if name not in known:
+        node = graph.producer.get(name)
+        while node is not None and node.op_type in through and node.input:
+            if node.op_type == "Concat":
+                makers = [source(graph, item, through, known) for item in node.input]
+                node = makers[0] if _one_scale(graph, makers) else node
+                break
+            node = graph.producer.get(node.input[0])
+        known[name] = node
+    return known[name]
 
 
 def _one_scale(graph: Graph, makers: list[NodeProto | None]) -> bool:
@@ -215,15 +224,18 @@ def integers(graph: Graph, target: Target) -> Iterator[Finding]:
 
 def is_constant_chain(graph: Graph, name: str) -> bool:
     """Whether a tensor is a stored weight, perhaps seen through a QuantizeLinear, an integer Clip and views."""
-    while True:
+    waiting, seen = [name], {name}
+    while waiting:
+        name = waiting.pop()
         if graph.is_constant(name):
-            return True
+            continue
         node = graph.producer.get(name)
         if node is None or node.op_type not in VIEWS | {*_PAIR, "Clip", "Cast"} or not node.input:
             return False
-        if node.op_type == "Concat":
-            return all(is_constant_chain(graph, item) for item in node.input)
-        name = node.input[0]
+        inputs = set(node.input) if node.op_type == "Concat" else {node.input[0]}
+        waiting += inputs - seen
+        seen |= inputs
+    return True
 
 
 def pairs(graph: Graph, target: Target) -> Iterator[Finding]:
@@ -327,7 +339,8 @@ def own_fusion(graph: Graph, target: Target) -> Iterator[Finding]:
         if any(_moved_past(graph, reader) for reader in graph.consumers.get(node.output[0], [])):
             yield Finding(
                 "own-fusion", _name(node), "ONNX Runtime's own fusion of Q/DQ may refuse this from opset 21 on: open "
-                "the file with session.disable_quant_qdq=1, as build and run do, or export with --opset 20", "warning",
+                "the file with session.disable_quant_qdq=1, as build and run do, or export without --carrier int4",
+                "warning",
             )  # fmt: skip
 
 

@@ -130,8 +130,19 @@ def check_activations(seen: dict[str, Tensor], step: int, model: nn.Module, run:
 
 
 def _bound(grid: Grid) -> float:
-    """How far, as a logarithm, a scale may move: beyond its largest integer a grid has but zeros, or but its ends."""
+    """How far, as a logarithm, a scale may move: beyond its largest integer a grid is mostly zeros, or ends."""
     return math.log(max(grid.qmax, 3))  # two bits have no larger integer than 1
+
+
+def _enabled(model: nn.Module) -> dict[str, ActivationQuantizer | WeightQuantizer]:
+    quantizers: dict[str, ActivationQuantizer | WeightQuantizer] = {
+        name: quantizer
+        for name, quantizer in activation_quantizers(model).items()
+        if quantizer.enabled and quantizer.scale_is_set
+    }
+    return quantizers | {
+        f"{name} (weights)": quantizer for name, (quantizer, _) in weight_quantizers(model).items() if quantizer.enabled
+    }
 
 
 class ScaleGuard:
@@ -147,18 +158,14 @@ class ScaleGuard:
     def restore(self, state: dict[str, Tensor]) -> None:
         self._start, self._packed = state, None
 
+    def begin(self, model: nn.Module) -> None:
+        """Note where the scales of what is enabled stand, before anything has moved them; those known keep theirs."""
+        for name, quantizer in _enabled(model).items():
+            self._start.setdefault(name, quantizer.log_scale.detach().clone())
+
     @torch.no_grad()
     def check(self, model: nn.Module, step: int) -> None:
-        quantizers: dict[str, ActivationQuantizer | WeightQuantizer] = {
-            name: quantizer
-            for name, quantizer in activation_quantizers(model).items()
-            if quantizer.enabled and quantizer.scale_is_set
-        }
-        quantizers |= {
-            f"{name} (weights)": quantizer
-            for name, (quantizer, _) in weight_quantizers(model).items()
-            if quantizer.enabled
-        }
+        quantizers = _enabled(model)
         if not quantizers:
             return
         moved = torch.cat([quantizer.log_scale.detach().reshape(-1) for quantizer in quantizers.values()])
@@ -172,8 +179,6 @@ class ScaleGuard:
         """Where each scale began, one after another, and how far it may move; put together when a part joins."""
         names = tuple(quantizers)
         if self._packed is None or self._packed[0] != names:
-            for name, quantizer in quantizers.items():
-                self._start.setdefault(name, quantizer.log_scale.detach().clone())
             scales = [quantizer.log_scale for quantizer in quantizers.values()]
             start = torch.cat([self._start[name].reshape(-1) for name in names]).to(scales[0].device)
             bound = torch.cat([torch.full_like(scale, _bound(quantizers[name].grid)).reshape(-1)

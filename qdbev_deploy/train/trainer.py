@@ -364,6 +364,7 @@ class Trainer:
             enable_parts(self.model, set(previous))
             self._calibrate(set(phase.parts - previous))
         enable_parts(self.model, set(phase.parts))
+        self.scales.begin(self.model)
 
     @torch.no_grad()
     def _calibrate(self, parts: set[Part]) -> None:

@@ -11,7 +11,7 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from qdbev_deploy.check import check_onnx
+from qdbev_deploy.check import check_onnx, rules
 from qdbev_deploy.check.cost import ASSUMPTIONS, activation_peak_bytes, coverage, node_costs, roofline
 from qdbev_deploy.check.devices import GPU_CHOICES, Device, device_named
 from qdbev_deploy.check.rules import Finding, ops, opset
@@ -366,6 +366,32 @@ def test_what_is_joined_with_a_constant_is_no_constant(tmp_path: Path) -> None:
     model.graph.node.append(helper.make_node("Pad", ["x", "cut"], ["two"]))
     model.graph.node.append(helper.make_node("Concat", ["stored", "two"], ["joined"], axis=1))
     assert "per-channel-activation" in {item.rule for item in findings(model, tmp_path)}
+
+
+def test_concats_of_concats_are_looked_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    nodes = [
+        node
+        for level in range(12)
+        for node in (
+            helper.make_node("Concat", [f"t{level}", f"t{level}"], [f"c{level}"], axis=0),
+            helper.make_node("Slice", [f"c{level}", "starts", "ends"], [f"t{level + 1}"]),
+        )
+    ]
+    graph = helper.make_graph(
+        nodes, "g", [helper.make_tensor_value_info("t0", TensorProto.FLOAT, [4])],
+        [helper.make_tensor_value_info("t12", TensorProto.FLOAT, [4])],
+        [numpy_helper.from_array(np.array([bound]), name) for name, bound in (("starts", 0), ("ends", 4))],
+    )  # fmt: skip
+    looks: list[str] = []
+    real = Graph.is_constant
+    monkeypatch.setattr(Graph, "is_constant", lambda self, name: looks.append(name) or real(self, name))
+    concats: list[object] = []
+    monkeypatch.setattr(rules, "_one_scale", lambda graph, makers: concats.append(makers) or True)
+    found = Graph(helper.make_model(graph))
+    assert rules.source(found, "t12") is None
+    assert len(concats) == 12
+    assert not rules.is_constant_chain(found, "t12")
+    assert len(looks) < 40
 
 
 @pytest.mark.parametrize(

@@ -96,7 +96,7 @@ def test_a_scale_that_leaves_its_grid_is_named(synthetic_dataroot: Path, tmp_pat
     four_bits, weight = weight_quantizers(model)["img_backbone.layer2.0.conv1"]
     eight_bits, _ = weight_quantizers(model)["img_backbone.conv1"]
     guard = ScaleGuard()
-    guard.check(model, 0)
+    guard.begin(model)
     for quantizer, name, bearable, moved in (
         (four_bits, "img_backbone.layer2.0.conv1 (weights)", 1.5, 4.0),
         (four_bits, "img_backbone.layer2.0.conv1 (weights)", -1.5, -4.0),
@@ -122,6 +122,15 @@ def test_a_scale_that_leaves_its_grid_is_named(synthetic_dataroot: Path, tmp_pat
         guard.check(model, 1)
 
 
+def test_the_first_update_is_judged_by_where_calibration_put_the_scales(
+    synthetic_dataroot: Path, tmp_path: Path
+) -> None:
+    run = student(synthetic_dataroot, tmp_path / "run", steps=1, lr=10.0, warmup_steps=0)
+    run.folder.begin(run.config.to_dict())
+    with pytest.raises(QdbevError, match="diverged at step 0: the scale of"):
+        run.run()
+
+
 def test_a_channel_of_zeros_may_find_a_scale(synthetic_dataroot: Path, tmp_path: Path) -> None:
     model = student(synthetic_dataroot, tmp_path / "run").model
     enable_parts(model, {"backbone"})
@@ -129,7 +138,7 @@ def test_a_channel_of_zeros_may_find_a_scale(synthetic_dataroot: Path, tmp_path:
     with torch.no_grad():
         quantizer.log_scale[0] = -16.118096
         guard = ScaleGuard()
-        guard.check(model, 0)
+        guard.begin(model)
         quantizer.log_scale[0] = -3.0
         guard.check(model, 1)
         quantizer.log_scale[0] = float("nan")
