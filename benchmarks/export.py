@@ -246,17 +246,18 @@ def main() -> None:
         export_tiny(args.child[0], Path(args.child[1]))
         return
     console = Console()
-    # A run of some parts leaves the others as they were.
+    # A run of some parts leaves the others, each with its own command, as they were.
     results: dict[str, Any] = {**record.previous("export-cpu"), "threads": THREADS}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         if "encoder" in args.only:
-            results["encoder_tiny"] = measure_encoder(folder, args.runs)
+            results["encoder_tiny"] = {"command": record.command(), **measure_encoder(folder, args.runs)}
         if "micro" in args.only:
-            results["micro_step"] = measure_micro(folder, args.runs)
+            results["micro_step"] = {"command": record.command(), **measure_micro(folder, args.runs)}
         for kind in TINY:
             if ("proof" if kind == "proof" else "tiny") in args.only:
-                results.setdefault("export_tiny", {})[kind] = measure_tiny(kind, folder)
+                row = {"command": record.command(), **measure_tiny(kind, folder)}
+                results.setdefault("export_tiny", {})[kind] = row
     table = Table(title=f"ONNX Runtime on the CPU, {THREADS} threads", box=None)
     for heading in ("graph", "median ms", "min ms", "max ms"):
         table.add_column(heading, justify="left" if heading == "graph" else "right")
@@ -268,9 +269,8 @@ def main() -> None:
     if "encoder_tiny" in results:
         console.print(f"our encoder is {results['encoder_tiny']['times_faster']} times as fast as the peer-style one")
     for kind, row in results.get("export_tiny", {}).items():
-        console.print(
-            "tiny, " + ", ".join([kind, *(f"{name} {value}" for name, value in row.items())]), highlight=False
-        )
+        facts = ", ".join(f"{name} {value}" for name, value in row.items() if name != "command")
+        console.print(f"tiny, {kind}: {facts}", highlight=False)
     console.print(f"written to {record.write('export-cpu', results)}")
 
 
