@@ -11,7 +11,6 @@ qat-ablation.png.
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import statistics
 import subprocess
@@ -22,6 +21,8 @@ from typing import Any
 import record
 from rich.console import Console
 from rich.table import Table
+
+from qdbev_deploy.graph.files import sha256_of
 
 TEACHER, CONTROL = "FP32 teacher", "FP32 trained on"
 # Row of the table -> how it is made from the teacher. A distillation's weight is such that the three terms begin about
@@ -44,17 +45,13 @@ def qdbev(*arguments: str) -> None:
     subprocess.run([sys.executable, "-m", "qdbev_deploy.cli", *arguments], check=True, stdout=subprocess.DEVNULL)
 
 
-def sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
 def data_of(dataroot: Path) -> dict[str, Any]:
     """What tells one data set from another: of each version its size, and the digest of its samples."""
     return {
         path.parent.name: {
             "scenes": len(json.loads((path.parent / "scene.json").read_text(encoding="utf-8"))),
             "key_frames": len(json.loads(path.read_text(encoding="utf-8"))),
-            "sample_sha256": sha256(path),
+            "sample_sha256": sha256_of(path),
         }
         for path in sorted(dataroot.glob("*/sample.json"))
     }
@@ -175,7 +172,7 @@ def main() -> None:
     if len(set(args.seeds)) < 2:
         parser.error("at least two different --seeds: one says nothing of how far chance moves a row")
 
-    args.teacher_sha256, args.data = sha256(args.teacher), data_of(Path(args.dataroot))
+    args.teacher_sha256, args.data = sha256_of(args.teacher), data_of(Path(args.dataroot))
     samples: dict[str, list[dict[str, Any]]] = {TEACHER: [score(row_folder(TEACHER, args, []), args.teacher, args)]}
     samples |= {name: [calibrated_row(name, args)] for name in CALIBRATED}
     samples |= {name: [] for name in TRAINED}

@@ -12,7 +12,7 @@ import argparse
 import json
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +26,13 @@ def _markdown(headings: list[str], rows: list[list[str]]) -> str:
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
-def _source(document: dict[str, Any]) -> str:
+def _source(document: dict[str, Any], commands: Sequence[str] = ()) -> str:
+    """When and where by which command, or by which `commands`, where parts were measured apart."""
     machine = document["machine"]
+    said = " and ".join(f"`{command}`" for command in commands or [document["command"]])
     cores = "one core" if machine["cores"] == 1 else f"{machine['cores']} cores"
     return (
-        f"\nMeasured {document['date']} on {cores} of {machine['cpu']} by `{document['command']}` "
+        f"\nMeasured {document['date']} on {cores} of {machine['cpu']} by {said} "
         f"(`benchmarks/results/{document['benchmark']}.json`).\n"
     )
 
@@ -117,6 +119,8 @@ def export_cpu(document: dict[str, Any]) -> str:
     timed = [[f"`micro`, {said[kind]}", f"{row['median_ms']:.0f} ms"]
              for kind, row in results["micro_step"].items() if kind != "command"]  # fmt: skip
     encoder = results["encoder_tiny"]
+    parts = (encoder, results["micro_step"], *results["export_tiny"].values())
+    commands = list(dict.fromkeys(part["command"] for part in parts))
     timed += [["encoder of `tiny`, ours", f"{encoder['ours']['median_ms']:.0f} ms"],
               ["encoder of `tiny`, as others export it", f"{encoder['peer']['median_ms']:.0f} ms"]]  # fmt: skip
     return (
@@ -124,7 +128,7 @@ def export_cpu(document: dict[str, Any]) -> str:
         + "\n"
         + _markdown([f"ONNX Runtime, {results['threads']} threads", "a frame"], timed)
         + f"\nOur encoder is {encoder['times_faster']} times as fast.\n"
-        + _source({**document, "command": "python benchmarks/export.py"})
+        + _source(document, commands)
     )
 
 

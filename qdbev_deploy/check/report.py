@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +47,7 @@ class CheckReport:
     activation_peak_bytes: int
     roofline: Roofline | None
     not_known: list[str]
+    model: onnx.ModelProto = field(repr=False)  # lowered; where that was refused, as it came, and there are errors
 
     @property
     def errors(self) -> list[Finding]:
@@ -103,6 +104,7 @@ def check_model(model: onnx.ModelProto, name: str, target: str, gpu: str | None 
         activation_peak_bytes=activation_peak_bytes(graph),
         roofline=roofline(costs, device) if device else None,
         not_known=unknown,
+        model=lowered,
     )
 
 

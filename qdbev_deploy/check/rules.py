@@ -47,7 +47,7 @@ def _name(node: NodeProto) -> str:
     return node.name or f"{node.op_type} making '{node.output[0]}'"
 
 
-Known = dict[str, NodeProto | None]  # tensor -> its source: Concats of Concats lead to one tensor on many ways
+Known = dict[str, NodeProto | None]  # tensor -> its source
 
 
 def source(
@@ -55,7 +55,8 @@ def source(
 ) -> NodeProto | None:  # fmt: skip
     """The node that makes a tensor, seen through ops that only move elements.
 
-    A Concat is seen through where all its inputs come from pairs of one scale; any other is itself the source.
+    A Concat is seen through where all its inputs come from pairs of one scale; any other is itself the source. `known`
+    is what was found on the way: Concats of Concats lead to one tensor on many ways.
     """
     known = {} if known is None else known
     if name not in known:

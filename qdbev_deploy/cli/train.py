@@ -183,7 +183,6 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _train(args: argparse.Namespace, world: World, folder: RunFolder) -> None:
-    from qdbev_deploy.data.splits import training_split
     from qdbev_deploy.quant import load_recipe, quantise
     from qdbev_deploy.train.attention import compiled_attention
     from qdbev_deploy.train.config import frames_digest
@@ -198,13 +197,8 @@ def _train(args: argparse.Namespace, world: World, folder: RunFolder) -> None:
         folder.require_new()
     model, earlier = _begin(args)
     config, teacher = _beginnings(args, config, model)
-    source, scenes = _data(args, config.queue)
-    config = replace(
-        config,
-        data_version=source.version,
-        split=args.split or training_split(source.version),
-        frames_digest=frames_digest(scenes),
-    )
+    source, split, scenes = _data(args, config.queue)
+    config = replace(config, data_version=source.version, split=split, frames_digest=frames_digest(scenes))
     if recipe is not None:
         quantise(model, recipe)
     data = QueueDataset(
@@ -256,17 +250,19 @@ def _beginnings(
     )
 
 
-def _data(args: argparse.Namespace, queue: int) -> tuple[NuScenesSequences, list[Scene]]:
+def _data(args: argparse.Namespace, queue: int) -> tuple[NuScenesSequences, str, list[Scene]]:
+    """The data set, the split to train on, and its scenes."""
     from qdbev_deploy.data.nuscenes import NuScenesSequences
     from qdbev_deploy.data.splits import training_split
 
     source = NuScenesSequences(args.dataroot, args.version)
-    scenes = source.scenes(args.split or training_split(source.version))
+    split = args.split or training_split(source.version)
+    scenes = source.scenes(split)
     longest = max((len(scene.frames) for scene in scenes), default=queue)
     if queue > longest:
         raise QdbevError(f"--queue {queue} where the longest scene has {longest} frames",
                          "queues that fit into a scene", f"pass --queue {longest} or less")  # fmt: skip
-    return source, scenes
+    return source, split, scenes
 
 
 def _save(path: Path, trainer: Trainer, recipe: Recipe | None, scenes: int) -> Path | None:

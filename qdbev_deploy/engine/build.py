@@ -52,7 +52,6 @@ from qdbev_deploy.errors import ExitCode, QdbevError, listed
 from qdbev_deploy.files import write_json
 from qdbev_deploy.graph.float_baseline import float_copy
 from qdbev_deploy.graph.index import name_nodes, with_shapes
-from qdbev_deploy.graph.lowering import lower
 from qdbev_deploy.streaming import StreamingSession
 
 _log = logging.getLogger(__name__)
@@ -102,8 +101,7 @@ def build(
     say("reading the file", None, None)
     source = read_source(request.path, variant)
     model, reference_is = _to_build(source, request)
-    notes = _checked(model, source, request.backend)
-    lowered, lowering = lower(with_shapes(model), request.backend.target())
+    lowered, notes = _checked(model, source, request.backend)
     name_nodes(lowered)
     with bundle_folder(request.out) as folder:
         result = request.backend.build(lowered, folder, request.options, say)
@@ -122,7 +120,7 @@ def build(
             layers = tuple(dataclasses.replace(layer, time_ms=times.get(layer.name)) for layer in layers)
             guard = judge(lowered, layers, rules)
         say("writing the bundle", None, None)
-        _write(folder, request, source, result, layers, guard, parity, [*notes, *lowering, *result.notes])
+        _write(folder, request, source, result, layers, guard, parity, [*notes, *result.notes])
         bundle = Bundle.open(folder)  # here, as another build may take the name the moment it is given
     for kind in REPORTS:
         _forget(request.beside(kind))
@@ -246,8 +244,8 @@ def _how_to_quantise(path: Path, variant: str | None) -> str:
     return f"{shlex.join([*calibrate, '-o', str(quantised)])} && {shlex.join(build)}"
 
 
-def _checked(model: onnx.ModelProto, source: Source, backend: Backend) -> list[str]:
-    """Hold the model against the rules of the target; warnings are logged, errors end the build."""
+def _checked(model: onnx.ModelProto, source: Source, backend: Backend) -> tuple[onnx.ModelProto, list[str]]:
+    """(the model as the target takes it, notes), held against its rules: warnings are logged, errors end the build."""
     report = check_model(model, source.path.name, backend.target())
     if report.errors:
         broken = listed([f"[{item.rule}] {item.node}: {item.says}" for item in report.errors], _LISTED, "; ")
@@ -260,7 +258,8 @@ def _checked(model: onnx.ModelProto, source: Source, backend: Backend) -> list[s
     alike = Counter((finding.rule, finding.says) for finding in report.findings)
     for (rule, says), count in alike.items():
         _log.warning("[%s] %s (%d %s)", rule, says, count, "node" if count == 1 else "nodes")
-    return [f"warning of check: [{rule}] {says} ({count})" for (rule, says), count in alike.items()]
+    warnings = [f"warning of check: [{rule}] {says} ({count})" for (rule, says), count in alike.items()]
+    return report.model, [*warnings, *report.lowered]
 
 
 def _emulates(request: _Request) -> bool:

@@ -134,12 +134,17 @@ def client_of_the_docs(server: Server, monkeypatch: pytest.MonkeyPatch) -> dict[
     return names
 
 
+def served(bundle: Bundle, models: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Server, Any]:
+    """A server of the bundle, and the session of the documentation's client with it."""
+    write_triton(bundle, models, TritonOptions(name="student"))
+    server = Server(models, "student")
+    return server, client_of_the_docs(server, monkeypatch)["session"]
+
+
 def test_the_documented_client_sees_what_a_session_sees(
     small: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write_triton(small, tmp_path / "models", TritonOptions(name="student"))
-    server = Server(tmp_path / "models", "student")
-    remote = client_of_the_docs(server, monkeypatch)["session"]
+    _, remote = served(small, tmp_path / "models", monkeypatch)
     drive = list(frames(SHORT, count=6))  # of two scenes
     with small.session() as local:
         for frame in drive:
@@ -158,9 +163,7 @@ def test_the_documented_client_sees_what_a_session_sees(
 def test_the_documented_client_starts_anew_where_the_server_forgot(
     small: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write_triton(small, tmp_path / "models", TritonOptions(name="student"))
-    server = Server(tmp_path / "models", "student")
-    remote = client_of_the_docs(server, monkeypatch)["session"]
+    server, remote = served(small, tmp_path / "models", monkeypatch)
     first, second, third = list(frames(SHORT, count=6))[:3]
     remote.step(first.image, first.lidar2img, first.ego, first.scene)
     server.states.clear()  # idle for too long by the server's clock, though not by the time stamps
