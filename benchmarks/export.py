@@ -5,9 +5,9 @@
 The peer-style encoder is what other BEVFormer ports export: the queries repeated for all six cameras, offsets and
 weights computed for each, all of them sampled by GridSample, what a camera does not see masked afterwards. Both are
 float, from the same weights, on the geometry of a nuScenes rig, and their outputs are compared before they are timed.
-Micro's int8 numbers say what a CPU does with Q/DQ; they are no claim about speed in int8. Tiny is exported in float and
-as a W4A6 student with both carriers, each in a process of its own; `proof` exports it for MLPerf's harness and proves
-it over 20 frames. Its random weights are calibrated on a synthetic drive.
+Micro's int8 numbers say what a CPU does with Q/DQ; they are no claim about speed in int8. Tiny is exported by the
+command, in float and as a W4A6 student with both carriers; `proof` exports it for MLPerf's harness and proves it over
+20 frames. Its random weights are calibrated on a synthetic drive.
 Writes benchmarks/results/export-cpu.json, and what was proved to export-tiny-mlperf.json.
 """
 
@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -38,14 +39,13 @@ from qdbev_deploy.contract import VARIANTS
 from qdbev_deploy.data.stream_frames import parity_frames
 from qdbev_deploy.export import export_onnx
 from qdbev_deploy.export.assemble import attach_functions
-from qdbev_deploy.files import jsonable
-from qdbev_deploy.model import BEVFormer, build_model
+from qdbev_deploy.model import BEVFormer, build_model, save_checkpoint
 from qdbev_deploy.model import encoder as encoder_module
 from qdbev_deploy.ops.constants import CLAMP_HIGH, CLAMP_LOW
 from qdbev_deploy.ops.deform_attn import _attend
 from qdbev_deploy.ops.emission import emit_nodes
 from qdbev_deploy.ops.projection import project_pillars
-from qdbev_deploy.quant import load_recipe, quantise
+from qdbev_deploy.quant import load_recipe, quantise, save_student
 from qdbev_deploy.quant.quantise import observing, set_scales
 from qdbev_deploy.reference import UNFUSED, session_of
 
@@ -178,46 +178,54 @@ def measure_micro(folder: Path, runs: int) -> dict[str, Any]:
     }
 
 
-# What is exported -> options of export_onnx.
-TINY: dict[str, dict[str, Any]] = {
-    "float": {"verify": False},
-    "w4a6_int8": {"verify": False},
-    "w4a6_int4": {"verify": False, "carrier": "int4"},
-    "proof": {"io": "mlperf"},
+# What is exported -> arguments of `qdbev-deploy export`; but for "float" of a student.
+TINY: dict[str, list[str]] = {
+    "float": ["--no-verify"],
+    "w4a6_int8": ["--no-verify"],
+    "w4a6_int4": ["--no-verify", "--carrier", "int4"],
+    "proof": ["--io", "mlperf"],
 }
 
 
-def export_tiny(kind: str, path: Path) -> None:
-    """In a process of its own. The report of export lies beside the file."""
-    model, recipe = awake("tiny"), None
-    if kind != "float":
-        recipe = load_recipe("w4a6")
-        model = quantise(model, recipe).eval()
-        with observing(model) as histograms, parity_frames(model.spec, "float32", None, 4) as (_, frames):
-            stream = model.session()
-            for frame in frames:
-                stream.step(frame.image, frame.lidar2img, frame.ego, frame.scene)
-        set_scales(model, histograms, "percentile")
-    started = time.perf_counter()
-    report = export_onnx(model, path, recipe=recipe, **TINY[kind])
-    document = {**report.to_dict(), "command_s": time.perf_counter() - started}
-    path.with_suffix(".json").write_text(json.dumps(jsonable(document)), encoding="utf-8")
+def make_tiny(path: Path, *, student: bool) -> None:
+    """A checkpoint of random weights; a student's scales are from frames of a synthetic drive."""
+    model = awake("tiny")
+    if not student:
+        save_checkpoint(path, model)
+        return
+    recipe = load_recipe("w4a6")
+    model = quantise(model, recipe).eval()
+    with observing(model) as histograms, parity_frames(model.spec, "float32", None, 4) as (_, frames):
+        stream = model.session()
+        for frame in frames:
+            stream.step(frame.image, frame.lidar2img, frame.ego, frame.scene)
+    set_scales(model, histograms, "percentile")
+    save_student(path, model, recipe)
 
 
 def measure_tiny(kind: str, folder: Path) -> dict[str, Any]:
-    path = folder / f"{kind}.onnx"
-    process = subprocess.Popen([sys.executable, __file__, "--child", kind, str(path)])
+    """The command as a user gives it, in a process of its own."""
+    checkpoint, path = folder / ("float.pt" if kind == "float" else "student.pt"), folder / f"{kind}.onnx"
+    if not checkpoint.exists():
+        make_tiny(checkpoint, student=kind != "float")
+    started = time.perf_counter()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "qdbev_deploy.cli", "export", "--checkpoint", str(checkpoint), "-o", str(path),
+         *TINY[kind]], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
     _, status, usage = os.wait4(process.pid, 0)
     if status:
         sys.exit(f"exporting tiny ({kind}) failed")
-    report = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+    command_s = time.perf_counter() - started
+    report = json.loads(path.with_suffix(".export.json").read_text(encoding="utf-8"))
     bytes_of = {
         kind: sum(part.get(kind, 0) for part in report["weight_bytes"].values())
         for kind in sorted({kind for part in report["weight_bytes"].values() for kind in part})
     }
     result = {
+        "command_s": round(command_s, 1),  # with reading the checkpoint and, for the proof, drawing the frames
         "written_s": round(report["export_s"], 1),
-        "peak_gb": round(usage.ru_maxrss / 1e6, 2),  # of calibration as well, where there is one
+        "peak_gb": round(usage.ru_maxrss / 1e6, 2),
         "file_mb": round(path.stat().st_size / 1e6, 2),
         "weights_mb": {name: round(count / 1e6, 3) for name, count in bytes_of.items()},
     }
@@ -228,7 +236,7 @@ def measure_tiny(kind: str, folder: Path) -> dict[str, Any]:
             "passed": parity["passed"],
             "frames": parity["frames"],
         }
-        path.with_suffix(".json").replace(record.RESULTS / "export-tiny-mlperf.json")
+        shutil.copyfile(path.with_suffix(".export.json"), record.RESULTS / "export-tiny-mlperf.json")
     return result
 
 
@@ -237,11 +245,7 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=15)
     kinds = ("encoder", "micro", "tiny", "proof")
     parser.add_argument("--only", nargs="+", default=kinds, choices=kinds)
-    parser.add_argument("--child", nargs=2, help=argparse.SUPPRESS)
     args = parser.parse_args()
-    if args.child:
-        export_tiny(args.child[0], Path(args.child[1]))
-        return
     console = Console()
     # A run of some parts leaves the others, each with its own command, as they were.
     results: dict[str, Any] = {**record.previous("export-cpu"), "threads": THREADS}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -25,12 +26,14 @@ def session_of(
     provider: str = CPU,
     threads: int | None = None,
     spin: bool = False,
+    share_arena: bool = False,
     settings: Mapping[str, Any] | None = None,
 ) -> Any:
     """A quiet session on one provider; `threads` None leaves their number to ONNX Runtime.
 
-    Without `spin` its threads sleep between operators, so that others of this process have the cores. `settings` are
-    further attributes of its SessionOptions.
+    Without `spin` its threads sleep between operators, so that others of this process have the cores. Sessions that
+    `share_arena` compute in the same memory, which stays with the process. `settings` are further attributes of its
+    SessionOptions.
     """
     import onnxruntime
 
@@ -39,6 +42,9 @@ def session_of(
     if threads is not None:
         options.intra_op_num_threads = threads
     options.add_session_config_entry("session.intra_op.allow_spinning", "1" if spin else "0")
+    if share_arena:
+        _register_arena()
+        options.add_session_config_entry("session.use_env_allocators", "1")
     for key, value in config.items():
         options.add_session_config_entry(key, value)
     for key, value in (settings or {}).items():
@@ -46,6 +52,17 @@ def session_of(
     content = model.SerializeToString() if isinstance(model, onnx.ModelProto) else model
     # What CUDA has no kernel for runs on the CPU, as ONNX Runtime has it; on the CPU there is nothing else.
     return onnxruntime.InferenceSession(content, options, providers=list(dict.fromkeys([provider, CPU])))
+
+
+@cache
+def _register_arena() -> None:
+    """Sessions each have an arena of their own, and never give back what the largest frame took."""
+    import onnxruntime
+
+    memory = onnxruntime.OrtMemoryInfo(
+        "Cpu", onnxruntime.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, onnxruntime.OrtMemType.DEFAULT
+    )
+    onnxruntime.create_and_register_allocator(memory, None)
 
 
 class Feeds:

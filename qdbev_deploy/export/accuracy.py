@@ -49,19 +49,27 @@ class Accuracy:
         except QdbevError as error:  # NaN, say: parity speaks of that itself, and must not end here
             self._refused[run] = error.found
 
+    def common_frames(self) -> list[Frame]:
+        """Those for which every run has boxes, or would have if they could be scored: what the scores are over."""
+        results = [found for run, found in self._results.items() if run not in self._refused]
+        return [frame for frame in self.frames if all(frame.token in found for found in results)]
+
     def scores(self) -> dict[str, RunScores]:
-        """The scores of each run; none at all where the frames have no ground truth."""
-        if not any(self._nusc.get("sample", frame.sample_token)["anns"] for frame in self.frames):
+        """The scores of each run over the same frames; none at all where these have no ground truth."""
+        common = self.common_frames()
+        if not any(self._nusc.get("sample", frame.sample_token)["anns"] for frame in common):
             return {}
         by_scene: dict[str, list[Frame]] = {}
-        for frame in self.frames:
+        for frame in common:
             by_scene.setdefault(frame.scene, []).append(frame)
         scenes = [Scene(name, "", tuple(frames)) for name, frames in by_scene.items()]
+        tokens = {frame.token for frame in common}
         found = {}
         for run, results in self._results.items():
             if run in self._refused:
                 found[run] = RunScores(None, None, self._refused[run])
                 continue
-            scores = evaluate_stream(self._nusc, scenes, results, Latency.constant(0)).offline
+            kept = {token: boxes for token, boxes in results.items() if token in tokens}
+            scores = evaluate_stream(self._nusc, scenes, kept, Latency.constant(0)).offline
             found[run] = RunScores(scores.nds, scores.map)
         return found

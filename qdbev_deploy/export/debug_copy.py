@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -19,8 +20,8 @@ from qdbev_deploy.quant.quantizers import ActivationQuantizer
 
 Integers = npt.NDArray[np.int8]
 
-
 FORCED = "/forced"
+PIECE = 1 << 18  # numbers of an activation that are rounded at a time: a megabyte
 
 
 def forced_copy(model: onnx.ModelProto, taps: dict[str, str]) -> onnx.ModelProto:
@@ -50,12 +51,30 @@ class RecordedIntegers:
         self._calls: dict[str, list[Tensor]] = {}
         self.weights_used: set[str] = set()  # names of modules with quantised weights that ran
         self.lost: set[str] = set()  # what torch quantises and the file does not
+        self.unlike: set[str] = set()  # quantisers whose own forward gives other numbers
         self.paused = False
+        self._compared: set[str] = set()
 
-    def add(self, name: str, quantizer: ActivationQuantizer, output: Tensor) -> None:
-        if self.paused:
-            return
-        self._calls.setdefault(name, []).append((output / quantizer.scale).round_().to(torch.int8))
+    def quantise(self, name: str, quantizer: ActivationQuantizer, x: Tensor) -> Tensor:
+        """What the quantiser's forward gives, its integers kept: piece by piece, each while it is in the cache.
+
+        The first tensor of each quantiser goes through its forward as well, and must come out the same.
+        """
+        if not quantizer.rounds:
+            return x
+        x = x.contiguous()
+        values, integers = torch.empty_like(x), torch.empty(x.shape, dtype=torch.int8)
+        scale, pieces = quantizer.scale, (tensor.view(-1).split(PIECE) for tensor in (x, values, integers))
+        for given, value, integer in zip(*pieces, strict=True):
+            integer.copy_(quantizer.rounded(given, out=value))
+            value.mul_(scale)
+        if name not in self._compared:
+            self._compared.add(name)
+            if not torch.equal(values, type(quantizer).forward(quantizer, x)):
+                self.unlike.add(name)
+        if not self.paused:
+            self._calls.setdefault(name, []).append(integers)
+        return values
 
     def take(self, taps: dict[str, str]) -> dict[str, Integers]:
         """What was recorded since the last call, of the quantisers that the file has as well."""
@@ -73,12 +92,7 @@ class RecordedIntegers:
 def recording_integers(model: nn.Module) -> Iterator[RecordedIntegers]:
     """While it is open, forwards of the model leave their activations' integers there."""
     recorded = RecordedIntegers()
-
-    def hook_for(name: str) -> Any:
-        def hook(quantizer: ActivationQuantizer, _: object, output: Tensor) -> None:
-            recorded.add(name, quantizer, output)
-
-        return hook
+    quantizers = activation_quantizers(model)
 
     def mark_for(name: str) -> Any:
         return lambda *_: recorded.weights_used.add(name)
@@ -88,11 +102,12 @@ def recording_integers(model: nn.Module) -> Iterator[RecordedIntegers]:
         for name, module in model.named_modules()
         if parametrize.is_parametrized(module)
     ]
-    handles += [
-        quantizer.register_forward_hook(hook_for(name)) for name, quantizer in activation_quantizers(model).items()
-    ]
+    for name, quantizer in quantizers.items():
+        quantizer.forward = partial(recorded.quantise, name, quantizer)  # type: ignore[method-assign]
     try:
         yield recorded
     finally:
         for handle in handles:
             handle.remove()
+        for quantizer in quantizers.values():
+            del quantizer.forward

@@ -59,9 +59,10 @@ class BasicBlock(nn.Module):
         self.residual_tap = nn.Identity() if self.downsample is None else Tap()
 
     def forward(self, x: Tensor) -> Tensor:
-        y = self.middle_tap(F.relu(self.bn1(self.conv1(x))))
+        y = self.middle_tap(F.relu(self.bn1(self.conv1(x)), inplace=True))
         y = self.bn2(self.conv2(y))
-        return F.relu(y + (x if self.downsample is None else self.residual_tap(self.downsample(x))))
+        y = y + (x if self.downsample is None else self.residual_tap(self.downsample(x)))
+        return F.relu(y, inplace=True)
 
 
 class Bottleneck(nn.Module):
@@ -82,10 +83,11 @@ class Bottleneck(nn.Module):
         self.inner_tap = Tap(nonnegative=True)
 
     def forward(self, x: Tensor) -> Tensor:
-        y = self.middle_tap(F.relu(self.bn1(self.conv1(x))))
-        y = self.inner_tap(F.relu(self.bn2(self.conv2(y))))
+        y = self.middle_tap(F.relu(self.bn1(self.conv1(x)), inplace=True))
+        y = self.inner_tap(F.relu(self.bn2(self.conv2(y)), inplace=True))
         y = self.bn3(self.conv3(y))
-        return F.relu(y + (x if self.downsample is None else self.residual_tap(self.downsample(x))))
+        y = y + (x if self.downsample is None else self.residual_tap(self.downsample(x)))
+        return F.relu(y, inplace=True)
 
 
 def _downsample(in_channels: int, out_channels: int, stride: int) -> nn.Sequential | None:
@@ -146,7 +148,7 @@ class ResNet(nn.Module):
         return self
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        x = F.relu(self.bn1(self.conv1(self.image_tap(x))))
+        x = F.relu(self.bn1(self.conv1(self.image_tap(x))), inplace=True)
         x = self.stem_tap(F.max_pool2d(x, 3, stride=2, padding=1))
         outputs = []
         for stage in range(1, max(self.spec.out_stages) + 1):

@@ -49,11 +49,19 @@ class ActivationQuantizer(nn.Module):
             self.log_scale.copy_(_log(torch.tensor(scale)))
             self.scale_is_set.fill_(True)
 
+    @property
+    def rounds(self) -> bool:
+        """Whether `forward` rounds what it is given, or passes it on."""
+        return self.enabled and self.histogram is None and bool(self.scale_is_set)
+
+    def rounded(self, x: Tensor, out: Tensor | None = None) -> Tensor:
+        """The whole numbers, as floats, that times the scale are what `forward` makes of finite numbers."""
+        return torch.mul(x, 1.0 / self.scale, out=out).round_().clamp_(self.grid.qmin, self.grid.qmax)
+
     def forward(self, x: Tensor) -> Tensor:
         if self.histogram is not None:
             count(self.histogram, x)
-            return x
-        if not (self.enabled and self.scale_is_set):
+        if not self.rounds:
             return x
         scale, limits = self.scale.reshape(1), (self.grid.qmin, self.grid.qmax)
         if not self.learned:

@@ -72,6 +72,31 @@ def test_runs_are_scored_by_the_official_evaluator(drive: tuple[NuScenesSequence
     assert "NaN or infinity" in scores["broken"].refused
 
 
+def test_all_runs_are_scored_over_the_frames_that_each_of_them_saw(
+    drive: tuple[NuScenesSequences, list[StreamFrame]],
+) -> None:
+    sequences, given = drive
+
+    def scores_over(frames_of: dict[str, int]) -> Accuracy:
+        accuracy = Accuracy(WIDE)
+        for index, frame in enumerate(given):
+            accuracy.add_frame(frame)
+            for run, count in frames_of.items():
+                if index < count:
+                    # Right in the beginning, wrong later: over all frames, the score would be another.
+                    accuracy.add(run, frame, *said(sequences, frame, 0.0 if index < 2 else 30.0))
+        return accuracy
+
+    short, alone = scores_over({"torch": len(given), "default mode": 2}), scores_over({"torch": 2})
+    assert [frame.token for frame in short.common_frames()] == [
+        frame.origin.token for frame in given[:2] if frame.origin
+    ]
+    assert short.scores()["torch"] == short.scores()["default mode"] == alone.scores()["torch"]
+    everything = scores_over({"torch": len(given)}).scores()["torch"].map
+    assert everything is not None
+    assert everything < 0.9 * (alone.scores()["torch"].map or 0)
+
+
 def test_frames_of_no_data_set_have_no_scores() -> None:
     accuracy = Accuracy(SHORT)
     for frame in frames(SHORT, count=2):

@@ -101,6 +101,7 @@ def test_integers_of_activations(item: ActivationParity, passes: bool) -> None:
 def test_weights_quantisers_and_resets() -> None:
     assert failures(quantised_report(weight_integers_different=1)) == ["1 of 1000 weight integers differ"]
     assert failures(quantised_report(lost=["x"]))[0].startswith("activation 'x' is quantised in torch and has no")
+    assert failures(quantised_report(unlike=["x"]))[0].startswith("activation 'x': its quantiser gives other numbers")
     for resets in (["first frame", "", ""], []):
         assert failures(float_report(resets=resets)) == ["the sequence holds no reset after its first frame"]
 

@@ -41,6 +41,26 @@ def test_activations_round_half_to_even_and_clip() -> None:
     assert activation(signed=False)(x).tolist() == [0.0, 0.5, 0.0, 1.0, 31.5, 0.0]
 
 
+@pytest.mark.parametrize("learned", [True, False])
+@pytest.mark.parametrize("signed", [True, False])
+@pytest.mark.parametrize("bits", [2, 6, 8])
+@pytest.mark.parametrize("scale", [0.5, 0.0371, 3e-5])  # ties that are told exactly, and scales as training leaves them
+def test_whole_numbers_times_the_scale_are_what_forward_gives(
+    learned: bool, signed: bool, bits: int, scale: float
+) -> None:
+    quantizer = ActivationQuantizer(Grid(bits, signed), learned=learned)
+    quantizer.set_scale(scale)
+    steps = torch.arange(-600, 601) * 0.25
+    x = torch.cat([steps * scale, torch.randn(20_000, generator=torch.Generator().manual_seed(0)) * scale * 60])
+    with torch.no_grad():
+        whole = quantizer.rounded(x)
+        assert torch.equal(whole, whole.round())
+        assert torch.equal(whole * quantizer.scale, quantizer(x))
+        into = torch.empty_like(x)
+        assert quantizer.rounded(x, out=into) is into
+        assert torch.equal(into, whole)
+
+
 def test_without_a_scale_or_disabled_it_is_the_identity() -> None:
     x = torch.randn(5)
     assert torch.equal(ActivationQuantizer(Grid(4, True))(x), x)
