@@ -393,7 +393,8 @@ METADATA_PREFIX = "qdbev."  # of what an exported file says of itself
 def stream_inputs(spec: VariantSpec, io: str = "fp32", image: str = "float32") -> tuple[TensorSpec, ...]:
     """Inputs of one streaming step, in positional order.
 
-    `io` fp16 makes the state FP16, mlperf the flag a tensor without axes; `image` uint8 takes native camera frames.
+    `io` fp16 makes the state FP16, mlperf is what MLPerf's harness feeds and reads: the flag is a tensor without axes.
+    `image` uint8 takes native camera frames.
     """
     height, width = spec.image_hw
     cams = len(CAMERAS)
@@ -419,11 +420,14 @@ def _state_dtype(io: str) -> str:
 
 
 def stream_outputs(spec: VariantSpec, io: str = "fp32") -> tuple[TensorSpec, ...]:
-    """Outputs of one streaming step, in positional order."""
+    """Outputs of one streaming step, in positional order: the last decoder layer's; under `io` mlperf every layer's."""
+    layers = spec.decoder_layers if io == "mlperf" else 1
     return (
         TensorSpec("bev_embed", _state_dtype(io), (spec.bev_cells, 1, spec.embed_dim), "state for the next frame"),
-        TensorSpec("outputs_classes", "float32", (1, 1, spec.queries, len(CLASSES)), "class logits"),
-        TensorSpec("outputs_coords", "float32", (1, 1, spec.queries, len(BOX_CODE)), "box codes, centres in metres"),
+        TensorSpec("outputs_classes", "float32", (layers, 1, spec.queries, len(CLASSES)), "class logits"),
+        TensorSpec(
+            "outputs_coords", "float32", (layers, 1, spec.queries, len(BOX_CODE)), "box codes, centres in metres"
+        ),
     )
 
 

@@ -47,7 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument(
         "--io", default="fp32", choices=("fp32", "fp16", "mlperf"),
-        help="fp16: the state in FP16; mlperf: use_prev_bev as a tensor without axes",
+        help="fp16: the state in FP16; mlperf: as MLPerf's harness feeds and reads it, every decoder layer's outputs",
     )  # fmt: skip
     parser.add_argument(
         "--image", default="float32", choices=("float32", "uint8"),

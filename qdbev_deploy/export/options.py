@@ -20,10 +20,10 @@ DEFAULT_OPSET = 18
 class ExportOptions:
     """`opset` None: 18, 19 where a DeformConv is needed, 21 where integers of four bits are.
 
-    `io`: fp16 makes prev_bev and bev_embed FP16; mlperf feeds use_prev_bev as a tensor without axes, as that harness
-    does. `image`: uint8 takes native camera frames [1, 6, height, width, 3] (RGB, `source_hw` of the variant's
-    PreprocessSpec) and resizes, normalises and pads them in the graph. `clip`: exact keeps every activation within its
-    k bits; relaxed lets int8 alone saturate, which is a wider grid.
+    `io`: fp16 makes prev_bev and bev_embed FP16; mlperf takes use_prev_bev as a tensor without axes and gives classes
+    and boxes of every decoder layer, as that harness has it. `image`: uint8 takes native camera frames [1, 6, height,
+    width, 3] (RGB, `source_hw` of the variant's PreprocessSpec) and resizes, normalises and pads them in the graph.
+    `clip`: exact keeps every activation within its k bits; relaxed lets int8 alone saturate, which is a wider grid.
     """
 
     io: Literal["fp32", "fp16", "mlperf"] = "fp32"

@@ -1,4 +1,4 @@
-"""The model as the file shows it: the state's type, the flag's rank and the image's form as asked for."""
+"""The model as the file shows it: the state's type, the flag's rank, the layers and the image's form as asked for."""
 
 from __future__ import annotations
 
@@ -54,5 +54,7 @@ class StreamingGraph(nn.Module):
     ) -> tuple[Tensor, Tensor, Tensor]:
         if self.options.image == "uint8":
             image = self._network_input(image)
-        bev_embed, classes, coords = self.model.step(image, prev_bev.float(), use_prev_bev, can_bus, lidar2img)
+        bev_embed, classes, coords = self.model.step(
+            image, prev_bev.float(), use_prev_bev, can_bus, lidar2img, all_layers=self.options.io == "mlperf"
+        )
         return bev_embed.half() if self.options.io == "fp16" else bev_embed, classes, coords

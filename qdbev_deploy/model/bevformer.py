@@ -33,7 +33,7 @@ def require_shapes(wanted: Sequence[TensorSpec], given: Sequence[Tensor]) -> Non
 class BEVFormer(nn.Module):
     """Six cameras in, a BEV map and boxes out. Parameter names are those of the official checkpoints.
 
-    Training code calls `extract_features` and `pts_bbox_head` (all layers); everything else calls `step`.
+    Training code calls `extract_features` and `pts_bbox_head`; everything else calls `step`.
     """
 
     def __init__(self, spec: VariantSpec) -> None:
@@ -50,16 +50,34 @@ class BEVFormer(nn.Module):
         return [level.unflatten(0, batch) for level in self.img_neck(self.img_backbone(images.flatten(0, 1)))]
 
     def forward(
-        self, images: Tensor, prev_bev: Tensor, use_prev_bev: Tensor, can_bus: Tensor, lidar2img: Tensor
+        self,
+        images: Tensor,
+        prev_bev: Tensor,
+        use_prev_bev: Tensor,
+        can_bus: Tensor,
+        lidar2img: Tensor,
+        *,
+        all_layers: bool = False,
     ) -> HeadOutputs:
-        """The streaming graph of the contract: inputs in its order, outputs in its order."""
+        """The streaming graph of the contract: inputs in its order, outputs in its order.
+
+        `all_layers` gives classes and boxes of every decoder layer, otherwise of the last alone.
+        """
         require_shapes(stream_inputs(self.spec)[:1], (images,))
-        return self.head_step(self.extract_features(images), prev_bev, use_prev_bev, can_bus, lidar2img)
+        features = self.extract_features(images)
+        return self.head_step(features, prev_bev, use_prev_bev, can_bus, lidar2img, all_layers=all_layers)
 
     step = forward
 
     def head_step(
-        self, features: list[Tensor], prev_bev: Tensor, use_prev_bev: Tensor, can_bus: Tensor, lidar2img: Tensor
+        self,
+        features: list[Tensor],
+        prev_bev: Tensor,
+        use_prev_bev: Tensor,
+        can_bus: Tensor,
+        lidar2img: Tensor,
+        *,
+        all_layers: bool = False,
     ) -> HeadOutputs:
         """The same from the neck's feature maps."""
         require_shapes(stream_inputs(self.spec)[1:], (prev_bev, use_prev_bev, can_bus, lidar2img))
@@ -70,7 +88,9 @@ class BEVFormer(nn.Module):
                 f"{maps} for variant '{self.spec.name}'",
                 "pass what extract_features returns, one frame at a time",
             )
-        outputs: HeadOutputs = self.pts_bbox_head(features, prev_bev, use_prev_bev, can_bus, lidar2img)
+        outputs: HeadOutputs = self.pts_bbox_head(
+            features, prev_bev, use_prev_bev, can_bus, lidar2img, all_layers=all_layers
+        )
         return outputs
 
     def session(self, **options: Any) -> StreamingSession:

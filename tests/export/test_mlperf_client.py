@@ -15,14 +15,15 @@ from qdbev_deploy.export import ExportOptions, export_onnx
 from qdbev_deploy.reference import Feeds
 from qdbev_deploy.streaming import EgoState, StreamingSession, can_bus_vector
 from tests.drive import frames
-from tests.export.students import PLAIN, student
+from tests.export.students import PLAIN, feed, float_model, student
 
 
 class ByPosition:
     """What that backend does: five inputs by their place, a flag without axes, zeros at first, the raw outputs back.
 
     It is given the CAN bus in absolute numbers, takes the last frame's position and angle off, and sets both to zero
-    where the scene changes. Its post-processing takes the last entry of the layer axis and the whole batch.
+    where the scene changes. Its log holds classes and coords of all decoder layers as one array, which its accuracy
+    script shapes back by the number of layers before it takes the last.
     """
 
     def __init__(self, path: Path) -> None:
@@ -46,6 +47,8 @@ class ByPosition:
         self.scene, self.last = scene, (position, angle)
         values = (image, self.state, flag, can_bus.astype(np.float32), lidar2img)
         self.state, classes, coords = self.runtime.run(None, dict(zip(self.names, values)))
+        logged = np.frombuffer(np.stack([classes, coords]).tobytes(), np.float32)
+        classes, coords = logged.reshape(2, PLAIN.decoder_layers, 1, PLAIN.queries, 10)
         return classes[-1], coords[-1]
 
 
@@ -55,6 +58,7 @@ def test_the_reference_backend_runs_the_file_as_it_is(tmp_path: Path) -> None:
     path = tmp_path / "student.onnx"
     export_onnx(model, path, recipe=recipe, verify=False, io="mlperf")
     assert [len(value.type.tensor_type.shape.dim) for value in onnx.load(path).graph.input] == [5, 3, 0, 1, 4]
+    assert PLAIN.decoder_layers > 1
 
     runtime, feeds = onnxruntime.InferenceSession(str(path)), Feeds(stream_inputs(PLAIN, io=options.io))
     ours = StreamingSession(lambda *arguments: tuple(runtime.run(None, feeds(*arguments))))
@@ -67,3 +71,20 @@ def test_the_reference_backend_runs_the_file_as_it_is(tmp_path: Path) -> None:
         assert np.abs(classes - expected.classes[-1]).max() < 1e-4
         assert np.abs(coords - expected.coords[-1]).max() < 1e-3
         assert len(decode(classes[None], coords[None], PLAIN)) == len(decode(expected.classes, expected.coords, PLAIN))
+
+
+def test_the_last_layer_is_what_the_other_forms_give(tmp_path: Path) -> None:
+    model = float_model(PLAIN)
+    outputs = []
+    for io in ("mlperf", "fp32"):
+        path = tmp_path / f"{io}.onnx"
+        export_onnx(model, path, verify=False, io=io)
+        runtime = onnxruntime.InferenceSession(str(path))
+        outputs.append(runtime.run(None, feed(runtime)))
+    (state, *every), (other_state, *last) = outputs
+    assert np.abs(state - other_state).max() < 1e-5
+    for layers, alone in zip(every, last, strict=True):
+        assert layers.shape == (PLAIN.decoder_layers, 1, PLAIN.queries, 10)
+        assert alone.shape == (1, 1, PLAIN.queries, 10)
+        assert np.abs(layers[-1:] - alone).max() < 1e-4
+        assert np.abs(layers[:1] - alone).max() > 1e-3  # layers differ
