@@ -15,7 +15,7 @@ from qdbev_deploy.errors import QdbevError
 from qdbev_deploy.files import write_json
 
 CACHE_FORMAT = "qdbev-deploy calibration cache"
-CACHE_VERSION = 3
+CACHE_VERSION = 4
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ import argparse
 import ctypes
 import json
 import os
+import sys
 from typing import TYPE_CHECKING, Any
 
 from qdbev_deploy.data.stream_frames import PARITY_FRAMES
@@ -119,7 +120,8 @@ def _keep_pages() -> None:
     To be called before torch allocates anything, which is when it asks for its setting.
     """
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
-    if mallopt := getattr(ctypes.CDLL(None), "mallopt", None):  # glibc's: large blocks go back to the kernel at once
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    if mallopt is not None:  # glibc gives large blocks back to the kernel at once
         mallopt(M_MMAP_MAX, 0)
         mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
 

@@ -93,8 +93,11 @@ class BEVFormer(nn.Module):
         )
         return outputs
 
-    def session(self, **options: Any) -> StreamingSession:
-        """A stream on this model in evaluation mode: numpy arrays in and out, the BEV state stays on its device."""
+    def session(self, *, all_layers: bool = False, **options: Any) -> StreamingSession:
+        """A stream on this model in evaluation mode: numpy arrays in and out, the BEV state stays on its device.
+
+        `all_layers` as in `forward`; the other options are the session's.
+        """
         self.eval()
         device = self.pts_bbox_head.code_weights.device
         empty = torch.zeros(self.spec.bev_cells, 1, self.spec.embed_dim, device=device)
@@ -112,6 +115,7 @@ class BEVFormer(nn.Module):
                 torch.full((1,), float(use_prev), device=device),
                 tensor(can_bus),
                 tensor(lidar2img),
+                all_layers=all_layers,
             )
             return outputs.bev_embed, outputs.classes.cpu().numpy(), outputs.coords.cpu().numpy()
 

@@ -19,7 +19,7 @@ def observe(
 ) -> dict[str, Histogram]:
     """Stream the sequences through the model in float and count its activations."""
     with observing(model) as histograms:
-        session = model.session()
+        session = model.session(all_layers=True)  # so that every decoder layer's class branch is seen
         for frames in rollouts:
             session.reset()
             for frame in frames:

@@ -50,7 +50,7 @@ def student(spec: VariantSpec, recipe_name: str = "w4a6") -> tuple[BEVFormer, Re
     model.load_state_dict(float_model(spec).state_dict())
     model = quantise(model, recipe).eval()
     with observing(model) as histograms:
-        session = model.session()
+        session = model.session(all_layers=True)
         for frame in frames(spec, count=3):
             session.step(frame.image, frame.lidar2img, frame.ego, frame.scene)
     set_scales(model, histograms, "percentile")

@@ -49,6 +49,9 @@ def test_a_student_with_scales(checkpoint: Path, synthetic_dataroot: Path, tmp_p
     assert recipe.name == "w4a6"
     read = integers(model)
     assert all(activation.scale > 0 for activation in read.activations.values())
+    # What is never seen gets the scale that holds one at its end: the class branches of all layers are seen, too.
+    unseen = [name for name, item in read.activations.items() if item.scale == pytest.approx(1.0 / item.grid.qmax)]
+    assert not unseen
     assert {weight.grid.bits for weight in read.weights.values()} == {4, 8}
 
 
