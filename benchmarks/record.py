@@ -15,6 +15,8 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+from qdbev_deploy.files import atomic_output
+
 RESULTS = Path(__file__).parent / "results"
 _PACKAGES = ("qdbev-deploy", "numpy", "torch", "onnx", "onnxruntime", "tensorrt", "opencv-python-headless")
 
@@ -49,17 +51,22 @@ def previous(name: str) -> dict[str, Any]:
 
 def write(name: str, results: Any) -> Path:
     """Write benchmarks/results/NAME.json."""
+    return write_to(RESULTS / f"{name}.json", results)
+
+
+def write_to(path: Path, results: Any) -> Path:
+    """Write a document of results, whole or not at all."""
     document = {
-        "benchmark": name,
+        "benchmark": path.stem,
         "date": datetime.now(timezone.utc).strftime("%Y-%m-%d"),
         "command": command(),
         "machine": {"cpu": _cpu(), "cores": len(os.sched_getaffinity(0)), "system": platform.system()},
         "versions": _versions(),
         "results": results,
     }
-    RESULTS.mkdir(exist_ok=True)
-    path = RESULTS / f"{name}.json"
-    path.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_output(path) as partial:
+        partial.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
     return path
 
 
