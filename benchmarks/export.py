@@ -31,6 +31,7 @@ import numpy as np
 import onnx
 import record
 import torch
+from peer import awake, peer_style
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
@@ -39,12 +40,8 @@ from qdbev_deploy.contract import VARIANTS
 from qdbev_deploy.data.stream_frames import parity_frames
 from qdbev_deploy.export import export_onnx
 from qdbev_deploy.export.assemble import attach_functions
-from qdbev_deploy.model import BEVFormer, build_model, save_checkpoint
-from qdbev_deploy.model import encoder as encoder_module
-from qdbev_deploy.ops.constants import CLAMP_HIGH, CLAMP_LOW
-from qdbev_deploy.ops.deform_attn import _attend
+from qdbev_deploy.model import save_checkpoint
 from qdbev_deploy.ops.emission import emit_nodes
-from qdbev_deploy.ops.projection import project_pillars
 from qdbev_deploy.quant import load_recipe, quantise, save_student
 from qdbev_deploy.quant.quantise import observing, set_scales
 from qdbev_deploy.reference import UNFUSED, session_of
@@ -52,48 +49,9 @@ from qdbev_deploy.reference import UNFUSED, session_of
 THREADS = torch.get_num_threads()
 
 
-def awake(name: str) -> BEVFormer:
-    """Random weights; offsets and attention weights, which start out constant, depend on their inputs."""
-    model = build_model(name, seed=0).eval()
-    generator = torch.Generator().manual_seed(1)
-    with torch.no_grad():
-        for key, parameter in model.named_parameters():
-            if key.endswith(("sampling_offsets.weight", "attention_weights.weight")):
-                parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.02)
-    return model
-
-
 def session(path: Path, config: Mapping[str, str] = MappingProxyType({})) -> Any:
     """As ONNX Runtime runs a file by itself: its own fusion of Q/DQ, its threads waiting awake."""
     return session_of(str(path), config, threads=THREADS, spin=True)
-
-
-class PeerAttention(nn.Module):
-    """PillarAttention as the peers export it: every query on every camera, masked afterwards."""
-
-    def __init__(self, ours: encoder_module.PillarAttention) -> None:
-        super().__init__()
-        self.ours = ours
-
-    def forward(self, query: Tensor, tokens: Tensor, lidar2img: Tensor) -> Tensor:
-        ours = self.ours
-        repeated = query.repeat(len(tokens), 1, 1)
-        geometry = ours.geometry
-        uv, visible = project_pillars(
-            lidar2img, geometry.bev_hw, geometry.pc_range, geometry.z_anchors, geometry.image_hw
-        )
-        references = uv.clamp(CLAMP_LOW, CLAMP_HIGH).repeat(1, 1, ours.points // len(geometry.z_anchors), 1)
-        offsets = ours.sampling_offsets(repeated).unflatten(-1, (ours.heads, ours.levels, ours.points, 2))
-        weights = ours.attention_weights(repeated).unflatten(-1, (ours.heads, ours.levels * ours.points)).softmax(-1)
-        attended = _attend(
-            ours.value_proj(tokens).unflatten(-1, (ours.heads, -1)),
-            references,
-            offsets,
-            weights.unflatten(-1, (ours.levels, ours.points)),
-            ours.spatial_shapes,
-        )
-        seen = visible.any(dim=-1)[..., None].to(attended.dtype)  # [cams, Q, 1]
-        return (attended * seen).sum(dim=0) / seen.sum(dim=0).clamp(min=1)
 
 
 def encoder_inputs(name: str) -> dict[str, Tensor]:
@@ -137,8 +95,7 @@ def measure_encoder(folder: Path, runs: int) -> dict[str, Any]:
     model = awake("tiny")
     encoder = model.pts_bbox_head.transformer.encoder
     export_encoder(encoder, inputs, folder / "ours.onnx", ours=True)
-    for layer in encoder.layers:
-        layer.attentions[1].deformable_attention = PeerAttention(layer.attentions[1].deformable_attention)
+    peer_style(encoder)
     export_encoder(encoder, inputs, folder / "peer.onnx", ours=False)
     feed = {name: value.numpy() for name, value in inputs.items()}
     sessions = {name: session(folder / f"{name}.onnx") for name in ("ours", "peer")}
