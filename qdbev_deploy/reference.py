@@ -56,13 +56,17 @@ def session_of(
 
 @cache
 def _register_arena() -> None:
-    """Sessions each have an arena of their own, and never give back what the largest frame took."""
+    """One for all: sessions else have an arena each, and never give back what their largest frame took."""
     import onnxruntime
 
     memory = onnxruntime.OrtMemoryInfo(
         "Cpu", onnxruntime.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, onnxruntime.OrtMemType.DEFAULT
     )
-    onnxruntime.create_and_register_allocator(memory, None)
+    try:
+        onnxruntime.create_and_register_allocator(memory, None)
+    except Exception as error:  # releases before 1.20 or so refuse a second one; whose the first is, is all the same
+        if "already been registered" not in str(error):
+            raise
 
 
 class Feeds:

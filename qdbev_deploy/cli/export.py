@@ -216,8 +216,12 @@ def _print_parity(console: Any, parity: Any, seconds: float) -> None:
             rows += (("  beyond their bits, as --clip relaxed lets them", f"{beyond:,}", "reported"),)
         for row in rows:
             table.add_row(*row)
-    for run, scores in parity.scores.items():
-        table.add_row(f"NDS, {run}", f"{scores.nds:.4f}" if scores.nds is not None else "cannot be scored", "reported")
+    scored = [(f"NDS, {run}", scores) for run, scores in parity.scores.items()]
+    if parity.default_mode is not None:
+        over = f"{parity.default_mode.frames} frames"
+        scored += [(f"NDS over {over}, {run}", scores) for run, scores in parity.default_mode.scores.items()]
+    for what, scores in scored:
+        table.add_row(what, f"{scores.nds:.4f}" if scores.nds is not None else "cannot be scored", "reported")
     console.print(table)
     if parity.scores:
         console.print(f"NDS is that of these {parity.scored_frames} frames: enough to compare runs, and no benchmark")

@@ -150,7 +150,7 @@ def _differs(source: Source, found: str, needed: str) -> QdbevError:
     return QdbevError(
         f"{source.path.name} {found}",
         f"{needed} (variant '{source.spec.name}', io {source.io}, image {source.image})",
-        "export it with qdbev-deploy export, or pass the --variant that it is",
+        "export it with this release's qdbev-deploy export, or pass the --variant that it is",
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -49,27 +50,25 @@ class Accuracy:
         except QdbevError as error:  # NaN, say: parity speaks of that itself, and must not end here
             self._refused[run] = error.found
 
-    def common_frames(self) -> list[Frame]:
-        """Those for which every run has boxes, or would have if they could be scored: what the scores are over."""
-        results = [found for run, found in self._results.items() if run not in self._refused]
-        return [frame for frame in self.frames if all(frame.token in found for found in results)]
+    def add_all(self, frame: StreamFrame, outputs: Mapping[str, Sequence[Any]]) -> None:
+        """A frame, and what each run gave for it: (bev_embed, classes, coords)."""
+        self.add_frame(frame)
+        for run, (_, classes, coords) in outputs.items():
+            self.add(run, frame, classes, coords)
 
     def scores(self) -> dict[str, RunScores]:
-        """The scores of each run over the same frames; none at all where these have no ground truth."""
-        common = self.common_frames()
-        if not any(self._nusc.get("sample", frame.sample_token)["anns"] for frame in common):
+        """The scores of each run; none at all where the frames have no ground truth."""
+        if not any(self._nusc.get("sample", frame.sample_token)["anns"] for frame in self.frames):
             return {}
         by_scene: dict[str, list[Frame]] = {}
-        for frame in common:
+        for frame in self.frames:
             by_scene.setdefault(frame.scene, []).append(frame)
         scenes = [Scene(name, "", tuple(frames)) for name, frames in by_scene.items()]
-        tokens = {frame.token for frame in common}
         found = {}
         for run, results in self._results.items():
             if run in self._refused:
                 found[run] = RunScores(None, None, self._refused[run])
                 continue
-            kept = {token: boxes for token, boxes in results.items() if token in tokens}
-            scores = evaluate_stream(self._nusc, scenes, kept, Latency.constant(0)).offline
+            scores = evaluate_stream(self._nusc, scenes, results, Latency.constant(0)).offline
             found[run] = RunScores(scores.nds, scores.map)
         return found

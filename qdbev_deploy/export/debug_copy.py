@@ -28,7 +28,7 @@ def forced_copy(model: onnx.ModelProto, taps: dict[str, str]) -> onnx.ModelProto
     """A copy cut at every quantiser: what follows reads integers that are given, and what it computed is an output.
 
     So each stretch between quantisers is held against torch from the same integers. Without the cuts one rounding tie,
-    which no two float convolutions settle alike, sets off others behind it, and the last layers would tell nothing.
+    which two orders of summation settle differently, sets off others behind it, and the last layers would tell nothing.
     `taps` says which tensors the integers are.
     """
     copy: onnx.ModelProto = onnx.ModelProto.FromString(model.SerializeToString())

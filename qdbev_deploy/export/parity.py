@@ -76,9 +76,16 @@ class BesideRun:
     frames: int = 0
     boxes: BoxParity = field(default_factory=BoxParity)
     file_boxes: BoxParity = field(default_factory=BoxParity)  # of the file as it is proved, over the same frames
+    # Of the default mode, the file and torch over the same frames; torch's control, of fewer frames, is not scored.
+    scores: dict[str, RunScores] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
-        return {"frames": self.frames, "boxes": vars(self.boxes), "file_boxes_over_these_frames": vars(self.file_boxes)}
+        return {
+            "frames": self.frames,
+            "boxes": vars(self.boxes),
+            "file_boxes_over_these_frames": vars(self.file_boxes),
+            "scores_over_these_frames": {run: vars(scores) for run, scores in self.scores.items()},
+        }
 
 
 @dataclass
@@ -102,7 +109,7 @@ class ParityReport:
     unlike: list[str] = field(default_factory=list)  # whose forward gives other numbers than what is compared
     default_mode: BesideRun | None = None  # ONNX Runtime's own fusion of Q/DQ, which rounds biases to int32
     default_mode_error: str | None = None  # where that mode refuses the file
-    # NDS and mAP of "torch", "onnxruntime" and "default mode", each with its own state; few frames, so only a hint.
+    # NDS and mAP of "torch" and "onnxruntime", each with its own state; few frames, so only a hint.
     scores: dict[str, RunScores] = field(default_factory=dict)
     scored_frames: int = 0
     weights_used: set[str] = field(default_factory=set)  # modules whose quantised weights a step reads
@@ -223,13 +230,14 @@ def prove(
 
     expected_stream, ours = StreamingSession(reference.step), stream_of(UNFUSED)
     accuracy = Accuracy(graph.spec)
-    beside: list[tuple[str, BesideRun, StreamingSession]] = []
+    beside: list[tuple[BesideRun, StreamingSession]] = []
+    default_accuracy = Accuracy(graph.spec)
     if taps:
         report.step_boxes, report.step_outputs_relative = BoxParity(), dict.fromkeys(names, 0.0)
         report.control = BesideRun(CONTROL_FRAMES)
-        beside = [("", report.control, StreamingSession(reference.control_step))]
+        beside = [(report.control, StreamingSession(reference.control_step))]
         try:
-            beside.append(("default mode", default_mode := BesideRun(DEFAULT_MODE_FRAMES), stream_of({})))
+            beside.append((default_mode := BesideRun(DEFAULT_MODE_FRAMES), stream_of({})))
             report.default_mode = default_mode
         except Exception as error:  # ONNX Runtime's own classes, which derive from nothing narrower
             report.default_mode_error = str(error).strip().splitlines()[0]
@@ -246,23 +254,25 @@ def prove(
                 relative = relative_gap(right, left)
                 report.outputs_relative[name] = larger(report.outputs_relative[name], relative)
             report.boxes.add(arrays, found, graph.spec)
-            accuracy.add_frame(frame)
-            accuracy.add("torch", frame, *arrays[1:])
-            accuracy.add("onnxruntime", frame, *found[1:])
-            for run, to, stream in beside:
+            said = {"torch": arrays, "onnxruntime": found}
+            accuracy.add_all(frame, said)
+            for to, stream in beside:
                 if to.frames == to.asked:
                     continue
                 other = stream.step(*arguments)
+                theirs = [other.bev_embed, other.classes, other.coords]
                 to.frames += 1
-                to.boxes.add(arrays, [other.bev_embed, other.classes, other.coords], graph.spec)
+                to.boxes.add(arrays, theirs, graph.spec)
                 to.file_boxes.add(arrays, found, graph.spec)
-                if run:
-                    accuracy.add(run, frame, other.classes, other.coords)
+                if to is report.default_mode:
+                    default_accuracy.add_all(frame, {**said, "default mode": theirs})
             report.resets.append(expected.reset_reason)
             report.frames += 1
             if progress is not None:
                 progress(report.frames)
-    report.scores, report.scored_frames = accuracy.scores(), len(accuracy.common_frames())
+    report.scores, report.scored_frames = accuracy.scores(), len(accuracy.frames)
+    if report.default_mode is not None:
+        report.default_mode.scores = default_accuracy.scores()
     report.weights_used, report.lost = reference.recorded.weights_used, sorted(reference.recorded.lost)
     report.unlike = sorted(reference.recorded.unlike)
     return report

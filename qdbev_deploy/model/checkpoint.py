@@ -68,7 +68,8 @@ def _guard_size(path: Path) -> None:
 
 
 def _damaged(path: Path, error: Exception) -> QdbevError:
-    reason = str(error).strip().splitlines()[0][:160] if str(error).strip() else type(error).__name__
+    reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    reason = reason.split(". ")[0][:160]  # torch goes on about what may have happened
     if isinstance(error, pickle.UnpicklingError):  # torch's text is about how to load it all the same
         reason = "its pickle is none that torch.save writes"
     elif reason.isdigit() or isinstance(error, (KeyError, IndexError)):  # a byte that is no instruction of pickle's

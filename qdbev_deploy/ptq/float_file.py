@@ -16,7 +16,15 @@ from onnx import helper
 from qdbev_deploy import __version__
 from qdbev_deploy.calibration.histogram import Histogram, Method
 from qdbev_deploy.calibration.recipe import Recipe, Rule, resolve
-from qdbev_deploy.contract import TensorSpec, VariantSpec, stream_inputs, stream_outputs, variant
+from qdbev_deploy.contract import (
+    IMAGE_CHOICES,
+    IO_CHOICES,
+    TensorSpec,
+    VariantSpec,
+    stream_inputs,
+    stream_outputs,
+    variant,
+)
 from qdbev_deploy.data.nuscenes import Frame
 from qdbev_deploy.errors import QdbevError
 from qdbev_deploy.graph.files import content_sha256_of, read_onnx
@@ -179,23 +187,29 @@ def _inputs_of(model: onnx.ModelProto, spec: VariantSpec, path: Path) -> tuple[T
         for value in graph.proto.input
         if value.name not in stored
     }
-    forms = [stream_inputs(spec, io, image) for io, image in product(("fp32", "fp16", "mlperf"), ("float32", "uint8"))]
-    for form in forms:
+    for io, image in product(IO_CHOICES, IMAGE_CHOICES):
+        form = stream_inputs(spec, io, image)
         if found == {item.name: (item.dtype, item.shape) for item in form}:
-            break
-    else:
-        wanted = {item.name: (item.dtype, item.shape) for item in forms[0]}
-        name = next((name for name in (*wanted, *found) if wanted.get(name) != found.get(name)), "")
-        raise QdbevError(
-            f"{path} has {f'an input {name} {found[name]}' if name in found else f'no input {name}'}",
-            f"the inputs of a '{spec.name}': " + ", ".join(f"{key} {shape}" for key, (_, shape) in wanted.items()),
-            "pass another --variant, or export the checkpoint with: qdbev-deploy export",
-        )
-    missing = [item.name for item in stream_outputs(spec) if item.name not in graph.outputs]
-    if missing:
-        raise QdbevError(
-            f"{path} has no output {missing[0]}",
-            "the outputs " + ", ".join(item.name for item in stream_outputs(spec)),
-            "export the checkpoint with: qdbev-deploy export",
-        )
-    return form
+            _require_outputs(graph, spec, io, path)
+            return form
+    wanted = {item.name: (item.dtype, item.shape) for item in stream_inputs(spec)}
+    name = next((name for name in (*wanted, *found) if wanted.get(name) != found.get(name)), "")
+    raise QdbevError(
+        f"{path} has {f'an input {name} {found[name]}' if name in found else f'no input {name}'}",
+        f"the inputs of a '{spec.name}': " + ", ".join(f"{key} {shape}" for key, (_, shape) in wanted.items()),
+        "pass another --variant, or export the checkpoint with: qdbev-deploy export",
+    )
+
+
+def _require_outputs(graph: Graph, spec: VariantSpec, io: str, path: Path) -> None:
+    """What the file gives is what the contract says of files with its inputs."""
+    outputs = stream_outputs(spec, io)
+    for item in outputs:
+        shape = graph.shape(item.name) if item.name in graph.outputs else ()
+        if shape not in (None, item.shape):
+            raise QdbevError(
+                f"{path} has {f'an output {item.name} {shape}' if shape else f'no output {item.name}'}",
+                f"the outputs of a '{spec.name}', io {io}: "
+                + ", ".join(f"{item.name} {item.shape}" for item in outputs),
+                "export the checkpoint with this release's qdbev-deploy export",
+            )

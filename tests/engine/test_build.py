@@ -24,8 +24,11 @@ from qdbev_deploy.engine.guard import Allowance
 from qdbev_deploy.engine.interface import BuildOptions, BuildResult, Layer
 from qdbev_deploy.engine.onnxruntime import OnnxRuntimeBackend
 from qdbev_deploy.errors import ExitCode, QdbevError
+from qdbev_deploy.export import export_onnx
 from qdbev_deploy.graph.float_baseline import float_copy
+from tests.drive import frames
 from tests.engine.students import SPEC, Students
+from tests.export.students import PLAIN, student
 
 
 def built(path: Path, out: Path, **options: Any) -> Bundle:
@@ -169,29 +172,33 @@ class TestBaselines:
         assert found.manifest["parity"]["reference"] == "ONNX Runtime on the file without its Q/DQ"
         assert found.manifest["parity"]["passed"] is True
 
-    def test_mlperf_io(self, students: Students, tmp_path: Path) -> None:
-        """use_prev_bev without axes, as that harness feeds it."""
+    def test_mlperf_io(self, tmp_path: Path) -> None:
+        """use_prev_bev without axes and every decoder layer's outputs, as that harness feeds and reads them."""
+        model, recipe = student(PLAIN)
+        drive = list(frames(PLAIN, count=4))
+        outputs = []
+        for io in ("mlperf", "fp32"):
+            path = tmp_path / f"{io}.onnx"
+            export_onnx(model, path, recipe=recipe, verify=False, io=io)
+            bundle = built(path, tmp_path / f"{io}.qdbev", verify=True, frames=drive)
+            assert bundle.io == io
+            with bundle.session() as session:
+                outputs.append([session.step(frame.image, frame.lidar2img, frame.ego, frame.scene) for frame in drive])
+            layers, flag = (PLAIN.decoder_layers, ()) if io == "mlperf" else (1, (1,))
+            assert bundle.inputs[2].shape == flag
+            assert [item.shape[0] for item in bundle.outputs[1:]] == [layers, layers]
+        for every, last in zip(*outputs, strict=True):
+            np.testing.assert_allclose(every.classes[-1:], last.classes, atol=1e-4)
+            np.testing.assert_allclose(every.coords[-1:], last.coords, atol=1e-4)
 
-        def scalar(model: onnx.ModelProto) -> None:
-            model.graph.input[2].CopyFrom(helper.make_tensor_value_info("use_prev_bev", TensorProto.FLOAT, []))
-            for node in model.graph.node:
-                for index, name in enumerate(node.input):
-                    if name == "use_prev_bev":
-                        node.input[index] = "flag"
-            model.graph.initializer.append(helper.make_tensor("one", TensorProto.INT64, [1], [1]))
-            model.graph.node.insert(0, helper.make_node("Reshape", ["use_prev_bev", "one"], ["flag"], name="flag"))
-            model.graph.value_info.append(helper.make_tensor_value_info("flag", TensorProto.FLOAT, [1]))
-            for item in model.metadata_props:
-                item.value = "mlperf" if item.key == "qdbev.io" else item.value
-
-        path = saved(students, tmp_path, scalar)
-        found = built(path, tmp_path / "mlperf.qdbev", verify=True, frames=students.drive)
-        assert found.io == "mlperf"
-        assert found.inputs[2].shape == ()
-        with found.session() as session, students.bundle.session() as plain:
-            for frame in students.drive[:3]:
-                outputs = [one.step(frame.image, frame.lidar2img, frame.ego, frame.scene) for one in (session, plain)]
-                np.testing.assert_array_equal(outputs[0].classes, outputs[1].classes)
+    def test_a_file_of_mlperf_io_with_one_layer_is_refused(self, tmp_path: Path) -> None:
+        model, recipe = student(PLAIN)
+        path = tmp_path / "mlperf.onnx"
+        export_onnx(model, path, recipe=recipe, verify=False, io="mlperf")
+        proto = onnx.load(path)
+        proto.graph.output[1].type.tensor_type.shape.dim[0].dim_value = 1
+        onnx.save(proto, path)
+        refused(path, r"as output 2 'outputs_classes', float32 \[1, 1, \d+, 10\].*io mlperf.*this release's")
 
 
 class TestWhatFails:

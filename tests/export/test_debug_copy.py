@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from torch import Tensor
 
-from qdbev_deploy.export import ExportOptions, debug_copy
+from qdbev_deploy.export import ExportOptions, debug_copy, export_onnx
 from qdbev_deploy.export.debug_copy import recording_integers
 from qdbev_deploy.export.streaming_graph import StreamingGraph, graph_inputs
 from qdbev_deploy.quant.quantise import activation_quantizers
@@ -67,12 +69,22 @@ def test_while_paused_nothing_is_kept_and_what_the_file_lacks_is_told() -> None:
     assert recorded.lost == {names[0]}
 
 
-def test_a_quantiser_whose_forward_says_otherwise_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    def floored(quantizer: ActivationQuantizer, x: Tensor, out: Tensor | None = None) -> Tensor:
-        return torch.mul(x, 1.0 / quantizer.scale, out=out).floor_().clamp_(quantizer.grid.qmin, quantizer.grid.qmax)
+def floored(quantizer: ActivationQuantizer, x: Tensor, out: Tensor | None = None) -> Tensor:
+    return torch.mul(x, 1.0 / quantizer.scale, out=out).floor_().clamp_(quantizer.grid.qmin, quantizer.grid.qmax)
 
+
+def test_a_quantiser_whose_forward_says_otherwise_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ActivationQuantizer, "rounded", floored)
     model, _ = student(PLAIN)
     with recording_integers(model) as recorded:
         step(StreamingGraph(model.eval(), ExportOptions()))
     assert "img_backbone.stem_tap" in recorded.unlike
+
+
+def test_and_the_proof_fails_for_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(ActivationQuantizer, "rounded", floored)
+    model, recipe = student(PLAIN)
+    report = export_onnx(model, tmp_path / "m.onnx", recipe=recipe, frames=frames(PLAIN, count=4))
+    assert report.parity is not None
+    words = "activation 'img_backbone.stem_tap': its quantiser gives other numbers"
+    assert any(failure.startswith(words) for failure in report.parity.failures)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,8 +13,9 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from qdbev_deploy.agreement import BoxParity
 from qdbev_deploy.check import check_onnx
-from qdbev_deploy.contract import VariantSpec
+from qdbev_deploy.contract import VariantSpec, stream_inputs
 from qdbev_deploy.export import ExportOptions, ExportReport, export_onnx, exporter
 from qdbev_deploy.export.debug_copy import FORCED, forced_copy
 from qdbev_deploy.export.exporter import _compare_weights
@@ -21,7 +24,8 @@ from qdbev_deploy.export.streaming_graph import StreamingGraph
 from qdbev_deploy.graph.index import Graph, attributes
 from qdbev_deploy.graph.quantised import weight_dequantizers
 from qdbev_deploy.quant.quantise import integers
-from qdbev_deploy.reference import session_of
+from qdbev_deploy.reference import UNFUSED, Feeds, session_of
+from qdbev_deploy.streaming import StreamingSession
 from tests.drive import frames
 from tests.export.students import DEFORMABLE, PLAIN, SHORT, at_every_level, feed, spoil, student
 
@@ -93,6 +97,30 @@ def test_drift_is_that_of_torch_against_itself(w4a6: ExportReport) -> None:
     assert control.frames == 3
     assert control.file_boxes.center_m < 10 * max(control.boxes.center_m, 0.05)
     assert control.file_boxes.center_m <= w4a6.parity.boxes.center_m
+
+
+def drift(path: Path, config: Mapping[str, str], count: int) -> BoxParity:
+    """Boxes of a file in ONNX Runtime held to torch's, each with its own state."""
+    model, _ = student(PLAIN)
+    feeds, runtime = Feeds(stream_inputs(PLAIN)), session_of(onnx.load(path), config)
+    sides = [StreamingSession(lambda *arguments: tuple(runtime.run(None, feeds(*arguments)))), model.session()]
+    boxes = BoxParity()
+    for frame in islice(frames(PLAIN, count=20), count):
+        theirs, ours = (side.step(frame.image, frame.lidar2img, frame.ego, frame.scene) for side in sides)
+        boxes.add([None, ours.classes, ours.coords], [None, theirs.classes, theirs.coords], PLAIN)
+    return boxes
+
+
+def test_what_is_reported_beside_is_of_the_run_it_names(w4a6: ExportReport) -> None:
+    assert w4a6.parity is not None
+    mode, control = w4a6.parity.default_mode, w4a6.parity.control
+    assert mode is not None
+    assert control is not None
+    assert mode.boxes == drift(w4a6.path, {}, 10)
+    assert mode.file_boxes == drift(w4a6.path, UNFUSED, 10)
+    assert control.file_boxes == drift(w4a6.path, UNFUSED, 3)
+    assert mode.boxes != mode.file_boxes
+    assert control.boxes != control.file_boxes
 
 
 def test_the_default_mode_is_reported_over_the_first_scene(w4a6: ExportReport) -> None:

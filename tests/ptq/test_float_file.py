@@ -15,6 +15,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from qdbev_deploy.calibration import load_recipe
+from qdbev_deploy.calibration.cache import CACHE_FORMAT, CACHE_VERSION
 from qdbev_deploy.check import check_onnx
 from qdbev_deploy.cli import main
 from qdbev_deploy.contract import NUSCENES_HW, VariantSpec, stream_inputs
@@ -237,7 +238,7 @@ def test_a_cache_of_another_file_recipe_or_method_is_refused(
     file = FloatFile.open(native, load_recipe("w8a8"))
     cache = tmp_path / "cache.json"
     content = {
-        "format": "qdbev-deploy calibration cache", "version": 3, "model": file.sha256, "recipe": file.recipe.digest,
+        "format": CACHE_FORMAT, "version": CACHE_VERSION, "model": file.sha256, "recipe": file.recipe.digest,
         "method": "mse", "percentile": None, "data": "none", "frames": 2, "split": "mini_train",
         "version_of_data": "v1.0-mini", "scales": dict.fromkeys(file.names(), 0.1),
     }  # fmt: skip
@@ -308,6 +309,10 @@ def _old(model: onnx.ModelProto) -> None:
     model.opset_import[0].version = 12
 
 
+def _one_layer_for_mlperf(model: onnx.ModelProto) -> None:
+    del model.graph.input[2].type.tensor_type.shape.dim[:]
+
+
 def _nameless(model: onnx.ModelProto) -> None:
     del model.metadata_props[:]
 
@@ -323,6 +328,7 @@ def _bad_name(model: onnx.ModelProto) -> None:
         (_without_input, "has no input can_bus"),
         (_other_size, "has an input image"),
         (_without_output, "has no output bev_embed"),
+        (_one_layer_for_mlperf, "has an output outputs_classes (1, 1, "),
         (_old, "has opset 12"),
         (_nameless, "does not say which variant"),
         (_bad_name, "has the variant '{'"),

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from qdbev_deploy.calibration.grid import Grid
+from qdbev_deploy.calibration.histogram import Histogram
 from qdbev_deploy.errors import QdbevError
 from qdbev_deploy.quant.quantizers import ActivationQuantizer, WeightQuantizer
 
@@ -50,8 +51,8 @@ def test_whole_numbers_times_the_scale_are_what_forward_gives(
 ) -> None:
     quantizer = ActivationQuantizer(Grid(bits, signed), learned=learned)
     quantizer.set_scale(scale)
-    steps = torch.arange(-600, 601) * 0.25
-    x = torch.cat([steps * scale, torch.randn(20_000, generator=torch.Generator().manual_seed(0)) * scale * 60])
+    steps = torch.arange(-600, 601) * 0.25 * quantizer.scale.detach()
+    x = torch.cat([steps, torch.randn(20_000, generator=torch.Generator().manual_seed(0)) * scale * 60])
     with torch.no_grad():
         whole = quantizer.rounded(x)
         assert torch.equal(whole, whole.round())
@@ -61,8 +62,12 @@ def test_whole_numbers_times_the_scale_are_what_forward_gives(
         assert torch.equal(into, whole)
 
 
-def test_without_a_scale_or_disabled_it_is_the_identity() -> None:
+def test_without_a_scale_or_disabled_or_observed_it_is_the_identity() -> None:
     x = torch.randn(5)
+    observed = activation()
+    observed.histogram = Histogram()
+    assert torch.equal(observed(x), x)
+    assert not observed.rounds
     assert torch.equal(ActivationQuantizer(Grid(4, True))(x), x)
     quantizer = activation()
     quantizer.enabled = False
