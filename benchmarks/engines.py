@@ -25,6 +25,7 @@ import record
 from rich.console import Console
 from rich.table import Table
 
+from qdbev_deploy.graph.files import content_sha256_of, sha256_of
 from qdbev_deploy.graph.parts import PARTS, part_of
 
 PERCENTILES = ("p50", "p99", "p99.9")
@@ -72,7 +73,11 @@ def parts_of(bundle: Path, document: dict[str, Any]) -> dict[str, float]:
 def build(console: Console, file: Path, precision: str, args: argparse.Namespace) -> dict[str, Any]:
     bundle = args.work / f"{file.stem}-{precision}.qdbev"
     seconds = bundle.with_suffix(".seconds")
-    if not bundle.exists():
+    if bundle.exists():
+        made_from = read(bundle / "manifest.json")["provenance"]["onnx"]["sha256"]
+        if made_from != content_sha256_of(file):
+            sys.exit(f"{bundle} was made from another {file.name}: remove it, or pass another --work")
+    else:
         words = ["build", "--onnx", str(file), f"--{precision}", "-o", str(bundle), "--backend", args.backend,
                  "--frames", str(args.parity_frames)]  # fmt: skip
         if args.tactic_sources:
@@ -110,7 +115,7 @@ def measure(console: Console, file: Path, bundle: Path, args: argparse.Namespace
     found: dict[str, Any] = {}
     for name, words in scenarios.items():
         path = args.out / f"{bundle.stem}.{name.replace(', CUDA graph', '-graph')}.json"
-        if not path.exists():
+        if not path.exists() or read(path)["bundle"]["manifest_sha256"] != sha256_of(bundle / "manifest.json"):
             frames = ["--samples", str(samples)]
             if not samples.exists():
                 frames = ["--save-samples", str(samples), "--distinct", str(args.distinct)]

@@ -64,7 +64,7 @@ def _register_arena() -> None:
     )
     try:
         onnxruntime.create_and_register_allocator(memory, None)
-    except Exception as error:  # releases before 1.20 or so refuse a second one; whose the first is, is all the same
+    except Exception as error:  # 1.18 refuses a second one; whose the first is, is all the same
         if "already been registered" not in str(error):
             raise
 
