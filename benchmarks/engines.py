@@ -25,10 +25,12 @@ import record
 from rich.console import Console
 from rich.table import Table
 
+from qdbev_deploy.files import write_json
 from qdbev_deploy.graph.files import content_sha256_of, sha256_of
 from qdbev_deploy.graph.parts import PARTS, part_of
 
 PERCENTILES = ("p50", "p99", "p99.9")
+SEVERAL = "several parts"
 
 
 def command(console: Console, words: list[str], log: Path) -> tuple[int, float]:
@@ -61,13 +63,13 @@ def latency_of(document: dict[str, Any]) -> dict[str, Any]:
 
 
 def parts_of(bundle: Path, document: dict[str, Any]) -> dict[str, float]:
-    """Milliseconds of each part: a layer counts for the part of its first node."""
+    """Milliseconds of each part; what runs nodes of several parts in one layer is told apart."""
     nodes = {layer["name"]: layer["nodes"] for layer in read(bundle / "layers.json")["layers"]}
     times: dict[str, float] = defaultdict(float)
     for layer in document["layers"]:
-        names = nodes.get(layer["name"]) or [layer["name"]]
-        times[part_of(names[0])] += layer["time_ms"] or 0.0
-    return {part: round(times[part], 4) for part in PARTS if part in times}
+        parts = {part_of(name) for name in nodes.get(layer["name"]) or [layer["name"]]}
+        times[parts.pop() if len(parts) == 1 else SEVERAL] += layer["time_ms"] or 0.0
+    return {part: round(times[part], 4) for part in (*PARTS, SEVERAL) if part in times}
 
 
 def build(console: Console, file: Path, precision: str, args: argparse.Namespace) -> dict[str, Any]:
@@ -156,8 +158,17 @@ def main() -> None:
     parser.add_argument("--distinct", type=int, default=20, help="frames held in memory, run over and over")
     parser.add_argument("--parity-frames", type=int, default=20)
     args = parser.parse_args()
-    args.out.mkdir(parents=True, exist_ok=True)
-    args.work.mkdir(parents=True, exist_ok=True)
+    if len({file.stem for file in args.files}) < len(args.files):
+        sys.exit("two files of one name: rename one, rows are named after their files")
+    settings = {
+        name: str(value) for name, value in vars(args).items() if name not in ("files", "out", "work", "precision")
+    }
+    for folder in (args.out, args.work):
+        folder.mkdir(parents=True, exist_ok=True)
+        kept = folder / "settings.json"
+        if kept.exists() and read(kept) != settings:
+            sys.exit(f"{folder} is of a run with other settings ({kept}): pass another --out and --work, or remove it")
+        write_json(kept, settings)
     console, rows = Console(), {}
     for file in args.files:
         for precision in args.precision:

@@ -173,6 +173,8 @@ def levels(document: dict[str, Any]) -> str:
             nudged.append(row)
         else:
             rows.append([name, f"{row['nds']:.4f}", f"{row['map']:.4f}"])
+    if not nudged:
+        return _markdown(["the student of `micro`, run by", "NDS", "mAP"], rows) + _source(document)
     spread = [
         f"{min(row[key] for row in nudged):.4f} to {max(row[key] for row in nudged):.4f}" for key in ("nds", "map")
     ]

@@ -216,15 +216,15 @@ def _print_parity(console: Any, parity: Any, seconds: float) -> None:
             rows += (("  beyond their bits, as --clip relaxed lets them", f"{beyond:,}", "reported"),)
         for row in rows:
             table.add_row(*row)
-    scored = [(f"NDS, {run}", scores) for run, scores in parity.scores.items()]
+    scored = {(parity.scored_frames, run): scores for run, scores in parity.scores.items()}
     if parity.default_mode is not None:
-        over = f"{parity.default_mode.frames} frames"
-        scored += [(f"NDS over {over}, {run}", scores) for run, scores in parity.default_mode.scores.items()]
-    for what, scores in scored:
-        table.add_row(what, f"{scores.nds:.4f}" if scores.nds is not None else "cannot be scored", "reported")
+        scored |= {(parity.default_mode.frames, run): scores for run, scores in parity.default_mode.scores.items()}
+    for (count, run), scores in scored.items():
+        nds = f"{scores.nds:.4f}" if scores.nds is not None else "cannot be scored"
+        table.add_row(f"NDS over {count} frames, {run}", nds, "reported")
     console.print(table)
     if parity.scores:
-        console.print(f"NDS is that of these {parity.scored_frames} frames: enough to compare runs, and no benchmark")
+        console.print("NDS of so few frames is enough to compare runs, and no benchmark")
     few = "" if parity.frames >= asked["frames"] else f" over {parity.frames} frames; {asked['frames']} are asked for"
     console.print(f"parity holds{few}" if parity.passed else f"parity FAILS{few}:", highlight=False)
     for failure in parity.failures:

@@ -77,14 +77,16 @@ class BesideRun:
     boxes: BoxParity = field(default_factory=BoxParity)
     file_boxes: BoxParity = field(default_factory=BoxParity)  # of the file as it is proved, over the same frames
     # Of the default mode, the file and torch over the same frames; torch's control, of fewer frames, is not scored.
-    scores: dict[str, RunScores] = field(default_factory=dict)
+    scores: dict[str, RunScores] | None = None
 
     def to_dict(self) -> dict[str, Any]:
         return {
             "frames": self.frames,
             "boxes": vars(self.boxes),
             "file_boxes_over_these_frames": vars(self.file_boxes),
-            "scores_over_these_frames": {run: vars(scores) for run, scores in self.scores.items()},
+            "scores_over_these_frames": (
+                None if self.scores is None else {run: vars(scores) for run, scores in self.scores.items()}
+            ),
         }
 
 
