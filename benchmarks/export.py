@@ -113,8 +113,7 @@ def measure_encoder(folder: Path, runs: int) -> dict[str, Any]:
 
 def measure_micro(folder: Path, runs: int) -> dict[str, Any]:
     frame = model_benchmark.inputs(VARIANTS["micro"])
-    names = ("image", "prev_bev", "use_prev_bev", "can_bus", "lidar2img")
-    feed = {name: value.numpy() for name, value in zip(names, frame)}
+    feed = model_benchmark.feed(VARIANTS["micro"])
     model = awake("micro")
     export_onnx(model, folder / "float.onnx", verify=False)
     recipe = load_recipe("w4a6")

@@ -26,7 +26,7 @@ from qdbev_deploy.data.stream_frames import parity_frames
 from qdbev_deploy.export.accuracy import Accuracy
 from qdbev_deploy.model import BEVFormer
 from qdbev_deploy.quant import load_model
-from qdbev_deploy.reference import UNFUSED, Feeds, session_of
+from qdbev_deploy.reference import UNFUSED, session_of, stream_of
 from qdbev_deploy.streaming import StreamingSession
 
 STUDENT = Path(__file__).parents[1] / "examples/micro/student"
@@ -52,12 +52,11 @@ def main() -> None:
     parser.add_argument("--nudged", type=int, default=6, help="runs of torch with biases a millionth off")
     args = parser.parse_args()
     model, _ = load_model(STUDENT.with_suffix(".pt"))
-    feeds = Feeds(stream_inputs(model.spec))
 
     def stream(level: str, config: Mapping[str, str] = UNFUSED) -> StreamingSession:
         settings = {"graph_optimization_level": getattr(onnxruntime.GraphOptimizationLevel, level)}
         runtime = session_of(str(STUDENT.with_suffix(".onnx")), config, settings=settings)
-        return StreamingSession(lambda *arguments: tuple(runtime.run(None, feeds(*arguments))))
+        return stream_of(runtime, stream_inputs(model.spec))
 
     runs = {"torch": model.session(), "torch, without oneDNN": model.session()}
     runs |= {f"{NUDGED} {seed}": nudged(seed).session() for seed in range(args.nudged)}

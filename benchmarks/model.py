@@ -13,12 +13,13 @@ import argparse
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import record
 import torch
 from rich.console import Console
 from rich.table import Table
 
-from qdbev_deploy.contract import CAN_BUS_SIZE, VARIANTS, VariantSpec
+from qdbev_deploy.contract import CAN_BUS_SIZE, VARIANTS, VariantSpec, stream_inputs
 from qdbev_deploy.data.preprocess import scale_lidar2img
 from qdbev_deploy.data.synth.rig import Rig, make_rig
 from qdbev_deploy.model import build_model
@@ -53,6 +54,11 @@ def inputs(spec: VariantSpec) -> list[torch.Tensor]:
         can_bus,
         torch.from_numpy(scale_lidar2img(projections(rig), spec.preprocess))[None].float(),
     ]
+
+
+def feed(spec: VariantSpec) -> dict[str, npt.NDArray[Any]]:
+    """The same, as ONNX Runtime takes it."""
+    return {item.name: value.numpy() for item, value in zip(stream_inputs(spec), inputs(spec), strict=True)}
 
 
 def measure(spec: VariantSpec, runs: int) -> dict[str, Any]:

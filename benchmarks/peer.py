@@ -86,8 +86,7 @@ def main() -> None:
     peer = copy.deepcopy(model)
     peer_style(cast(Encoder, peer.pts_bbox_head.transformer.encoder))
     args.output.mkdir(parents=True, exist_ok=True)
-    names = ("image", "prev_bev", "use_prev_bev", "can_bus", "lidar2img")
-    feed = {key: value.numpy() for key, value in zip(names, model_benchmark.inputs(model.spec))}
+    feed = model_benchmark.feed(model.spec)
     outputs = []
     for label, chosen in ((name, model), (f"{name}-peer", peer)):
         path = args.output / f"{label}.onnx"

@@ -173,12 +173,11 @@ def levels(document: dict[str, Any]) -> str:
             nudged.append(row)
         else:
             rows.append([name, f"{row['nds']:.4f}", f"{row['map']:.4f}"])
-    if not nudged:
-        return _markdown(["the student of `micro`, run by", "NDS", "mAP"], rows) + _source(document)
-    spread = [
-        f"{min(row[key] for row in nudged):.4f} to {max(row[key] for row in nudged):.4f}" for key in ("nds", "map")
-    ]
-    rows.append([f"torch, {len(nudged)} times with every bias a millionth off", *spread])
+    if nudged:
+        spread = [
+            f"{min(row[key] for row in nudged):.4f} to {max(row[key] for row in nudged):.4f}" for key in ("nds", "map")
+        ]
+        rows.append([f"torch, {len(nudged)} times with every bias a millionth off", *spread])
     return _markdown(["the student of `micro`, run by", "NDS", "mAP"], rows) + _source(document)
 
 

@@ -11,6 +11,7 @@ import numpy.typing as npt
 import onnx
 
 from qdbev_deploy.contract import TensorSpec
+from qdbev_deploy.streaming import StreamingSession
 
 Array = npt.NDArray[Any]
 
@@ -84,3 +85,9 @@ class Feeds:
             spec.name: np.ascontiguousarray(value, dtype=spec.dtype).reshape(spec.shape)
             for spec, value in zip(self._specs, values, strict=True)
         }
+
+
+def stream_of(runtime: Any, inputs: Sequence[TensorSpec]) -> StreamingSession:
+    """A stream on a session of a file with these inputs and the contract's outputs, its state fed back."""
+    feeds = Feeds(inputs)
+    return StreamingSession(lambda *arguments: tuple(runtime.run(None, feeds(*arguments))))

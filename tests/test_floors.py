@@ -24,7 +24,7 @@ MAY_IMPORT = {
     "plugins": {"errors", "contract"},
     "machine": {"errors", "plugins"},
     "plugin_build": {"errors", "files", "machine", "plugins"},
-    "reference": {"errors", "contract"},
+    "reference": {"errors", "contract", "streaming"},
     "data": BASE,
     "ops": BASE,
     "model": BASE | {"ops"},

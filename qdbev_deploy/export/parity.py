@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,7 +20,7 @@ from qdbev_deploy.export.accuracy import Accuracy, RunScores
 from qdbev_deploy.export.debug_copy import FORCED, RecordedIntegers, forced_copy, recording_integers
 from qdbev_deploy.export.streaming_graph import DTYPES, StreamingGraph, graph_inputs, graph_outputs
 from qdbev_deploy.quant.quantise import activation_quantizers
-from qdbev_deploy.reference import UNFUSED, Feeds, session_of
+from qdbev_deploy.reference import Feeds, session_of, stream_of
 from qdbev_deploy.streaming import StreamingSession
 
 Array = npt.NDArray[Any]
@@ -216,21 +216,17 @@ def prove(
     Outputs and boxes: each side feeds back its own state, through all frames. A quantised model is also compared
     stretch by stretch, from the same integers and the same state, and that is what is judged: rounding is a threshold,
     so that two runs whose float sums differ in the last bit drift apart by whole steps. How far torch so drifts from
-    itself with other convolution kernels, over the same frames, is reported beside. `taps` names the tensor of integers
-    of each quantiser.
+    itself with other convolution kernels is reported beside, over the first frames, and so is ONNX Runtime's default
+    mode. `taps` names the tensor of integers of each quantiser.
     """
     report = ParityReport(frames_are)
     names = [item.name for item in graph_outputs(graph.spec, graph.options)]
     report.outputs, report.outputs_relative = dict.fromkeys(names, 0.0), dict.fromkeys(names, 0.0)
     report.activations = {name: ActivationParity() for name in taps}
-    feeds = Feeds(graph_inputs(graph.spec, graph.options))
-    reference = _Reference(graph, feeds, names, taps, report, model)
-
-    def stream_of(config: Mapping[str, str]) -> StreamingSession:
-        runtime = session_of(model, config, share_arena=True)
-        return StreamingSession(lambda *arguments: tuple(runtime.run(names, feeds(*arguments))))
-
-    expected_stream, ours = StreamingSession(reference.step), stream_of(UNFUSED)
+    inputs = graph_inputs(graph.spec, graph.options)
+    reference = _Reference(graph, Feeds(inputs), names, taps, report, model)
+    expected_stream = StreamingSession(reference.step)
+    ours = stream_of(session_of(model, share_arena=True), inputs)
     accuracy = Accuracy(graph.spec)
     beside: list[tuple[BesideRun, StreamingSession]] = []
     default_accuracy = Accuracy(graph.spec)
@@ -239,7 +235,12 @@ def prove(
         report.control = BesideRun(CONTROL_FRAMES)
         beside = [(report.control, StreamingSession(reference.control_step))]
         try:
-            beside.append((default_mode := BesideRun(DEFAULT_MODE_FRAMES), stream_of({})))
+            beside.append(
+                (
+                    default_mode := BesideRun(DEFAULT_MODE_FRAMES),
+                    stream_of(session_of(model, {}, share_arena=True), inputs),
+                )
+            )
             report.default_mode = default_mode
         except Exception as error:  # ONNX Runtime's own classes, which derive from nothing narrower
             report.default_mode_error = str(error).strip().splitlines()[0]

@@ -69,18 +69,9 @@ class BEVFormer(nn.Module):
 
     step = forward
 
-    def head_step(
-        self,
-        features: list[Tensor],
-        prev_bev: Tensor,
-        use_prev_bev: Tensor,
-        can_bus: Tensor,
-        lidar2img: Tensor,
-        *,
-        all_layers: bool = False,
-    ) -> HeadOutputs:
-        """The same from the neck's feature maps."""
-        require_shapes(stream_inputs(self.spec)[1:], (prev_bev, use_prev_bev, can_bus, lidar2img))
+    def head_step(self, features: list[Tensor], *inputs: Tensor, all_layers: bool = False) -> HeadOutputs:
+        """The same from the neck's feature maps and the contract's other inputs."""
+        require_shapes(stream_inputs(self.spec)[1:], inputs)
         maps = [(1, len(CAMERAS), self.spec.embed_dim, *hw) for hw in self.spec.feature_hws]
         if [tuple(feature.shape) for feature in features] != maps:
             raise QdbevError(
@@ -88,9 +79,7 @@ class BEVFormer(nn.Module):
                 f"{maps} for variant '{self.spec.name}'",
                 "pass what extract_features returns, one frame at a time",
             )
-        outputs: HeadOutputs = self.pts_bbox_head(
-            features, prev_bev, use_prev_bev, can_bus, lidar2img, all_layers=all_layers
-        )
+        outputs: HeadOutputs = self.pts_bbox_head(features, *inputs, all_layers=all_layers)
         return outputs
 
     def session(self, *, all_layers: bool = False, **options: Any) -> StreamingSession:

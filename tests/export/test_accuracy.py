@@ -18,7 +18,7 @@ from qdbev_deploy.data.nuscenes import NuScenesSequences
 from qdbev_deploy.data.stream_frames import StreamFrame, parity_frames
 from qdbev_deploy.export import export_onnx
 from qdbev_deploy.export.accuracy import Accuracy, RunScores
-from qdbev_deploy.reference import UNFUSED, Feeds, session_of
+from qdbev_deploy.reference import UNFUSED, session_of, stream_of
 from qdbev_deploy.streaming import StreamingSession
 from tests.drive import frames
 from tests.export.students import PLAIN, SHORT, student
@@ -135,11 +135,8 @@ def test_each_run_is_scored_with_what_it_gave_over_its_frames(tmp_path: Path, mo
     assert [set(outputs) for _, outputs in over_all] == [{"torch", "onnxruntime"}] * 6
     assert [set(outputs) for _, outputs in over_first] == [{"torch", "onnxruntime", "default mode"}] * 3
 
-    feeds = Feeds(stream_inputs(PLAIN))
-
     def stream(config: Mapping[str, str]) -> StreamingSession:
-        runtime = session_of(str(report.path), config)
-        return StreamingSession(lambda *arguments: tuple(runtime.run(None, feeds(*arguments))))
+        return stream_of(session_of(str(report.path), config), stream_inputs(PLAIN))
 
     again = {"torch": model.session(), "onnxruntime": stream(UNFUSED), "default mode": stream({})}
     for index, frame in enumerate(drive):

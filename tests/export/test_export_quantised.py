@@ -24,8 +24,7 @@ from qdbev_deploy.export.streaming_graph import StreamingGraph
 from qdbev_deploy.graph.index import Graph, attributes
 from qdbev_deploy.graph.quantised import weight_dequantizers
 from qdbev_deploy.quant.quantise import integers
-from qdbev_deploy.reference import UNFUSED, Feeds, session_of
-from qdbev_deploy.streaming import StreamingSession
+from qdbev_deploy.reference import UNFUSED, session_of, stream_of
 from tests.drive import frames
 from tests.export.students import DEFORMABLE, PLAIN, SHORT, at_every_level, feed, spoil, student
 
@@ -102,8 +101,7 @@ def test_drift_is_that_of_torch_against_itself(w4a6: ExportReport) -> None:
 def drift(path: Path, config: Mapping[str, str], count: int) -> BoxParity:
     """Boxes of a file in ONNX Runtime held to torch's, each with its own state."""
     model, _ = student(PLAIN)
-    feeds, runtime = Feeds(stream_inputs(PLAIN)), session_of(onnx.load(path), config)
-    sides = [StreamingSession(lambda *arguments: tuple(runtime.run(None, feeds(*arguments)))), model.session()]
+    sides = [stream_of(session_of(onnx.load(path), config), stream_inputs(PLAIN)), model.session()]
     boxes = BoxParity()
     for frame in islice(frames(PLAIN, count=20), count):
         theirs, ours = (side.step(frame.image, frame.lidar2img, frame.ego, frame.scene) for side in sides)

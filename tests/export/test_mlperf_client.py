@@ -12,8 +12,8 @@ import onnxruntime
 from qdbev_deploy.boxes import decode
 from qdbev_deploy.contract import stream_inputs
 from qdbev_deploy.export import ExportOptions, export_onnx
-from qdbev_deploy.reference import Feeds
-from qdbev_deploy.streaming import EgoState, StreamingSession, can_bus_vector
+from qdbev_deploy.reference import stream_of
+from qdbev_deploy.streaming import EgoState, can_bus_vector
 from tests.drive import frames
 from tests.export.students import PLAIN, feed, float_model, student
 
@@ -60,8 +60,7 @@ def test_the_reference_backend_runs_the_file_as_it_is(tmp_path: Path) -> None:
     assert [len(value.type.tensor_type.shape.dim) for value in onnx.load(path).graph.input] == [5, 3, 0, 1, 4]
     assert PLAIN.decoder_layers > 1
 
-    runtime, feeds = onnxruntime.InferenceSession(str(path)), Feeds(stream_inputs(PLAIN, io=options.io))
-    ours = StreamingSession(lambda *arguments: tuple(runtime.run(None, feeds(*arguments))))
+    ours = stream_of(onnxruntime.InferenceSession(str(path)), stream_inputs(PLAIN, io=options.io))
     theirs = ByPosition(path)
     for frame in frames(PLAIN, count=6):
         expected = ours.step(frame.image, frame.lidar2img, frame.ego, frame.scene)
