@@ -382,6 +382,9 @@ class OnnxRuntimeStream:
         binding.bind_cpu_input(self._names[0], self._ready_image(image))
         for array, value in zip(self._small.values(), (float(use_prev_bev), can_bus, lidar2img), strict=True):
             array[...] = np.asarray(value).reshape(array.shape)
+        if self._on_gpu:  # to bind is to copy there; on the CPU what was bound once is read where it lies
+            for name, array in self._small.items():
+                binding.bind_cpu_input(name, array)
         ready = time.perf_counter() if self._timed else 0.0
         self._written[write] = -1  # a run that breaks off leaves half a state there
         self._session.run_with_iobinding(binding)

@@ -315,6 +315,41 @@ class TestCuda:
         assert {device for shape, device in made if shape != state} == {"cpu"}
         step(stream, students, 0, None)
 
+    def test_what_is_copied_when_it_is_bound_is_bound_at_every_step(
+        self, students: Students, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """ONNX Runtime copies a host input to a GPU when it is bound, not when the network runs."""
+        real = onnxruntime.OrtValue.ortvalue_from_numpy
+        monkeypatch.setattr(onnxruntime.OrtValue, "ortvalue_from_numpy", lambda array, *_: real(array, "cpu"))
+        session = session_of(str(students.onnx))
+
+        class Copying:
+            """A session whose bindings hold inputs as they were when they were bound."""
+
+            def io_binding(self) -> Any:
+                binding = session.io_binding()
+                bind, kept = binding.bind_cpu_input, {}
+
+                def bind_copy(name: str, array: np.ndarray) -> None:
+                    kept[name] = array.copy()
+                    bind(name, kept[name])
+
+                binding.bind_cpu_input = bind_copy
+                return binding
+
+            def __getattr__(self, name: str) -> Any:
+                return getattr(session, name)
+
+        found = []
+        for runtime, provider in ((session, CPU), (Copying(), CUDA)):
+            stream = OnnxRuntimeStream(
+                runtime, students.bundle.inputs, students.bundle.outputs, provider, StreamOptions()
+            )
+            first, _, _ = step(stream, students, 0, None)
+            _, classes, _ = step(stream, students, 1, first)
+            found.append(classes.copy())
+        np.testing.assert_array_equal(*found)
+
     def test_a_bundle_for_it_does_not_fall_back(self, students: Students) -> None:
         backend = backend_named("onnxruntime")
         with pytest.raises(QdbevError, match="was built for ONNX Runtime's CUDAExecutionProvider") as caught:
