@@ -36,30 +36,36 @@ fmt: $(INSTALLED)
 typecheck: $(INSTALLED)
 	$(VENV)/bin/mypy
 
-# The kernels compiled for two architectures, and the tests of the host code and the adapters; then the same tests under
-# the sanitizers. Without nvcc (setup.sh brings one where it can) the first is the CPU build.
+# The kernels compiled for two architectures, the runtime for the car, and the tests of both; then the same tests under the
+# sanitizers. Without nvcc (setup.sh brings one where it can) the kernels are left out.
 PLUGINS := build/plugins-ci
+RUNTIME := build/runtime-ci
+CONFIGURE = CUDACXX=$$(cat $(VENV)/nvcc) $(BIN)/cmake -G Ninja -DCMAKE_MAKE_PROGRAM=$(BIN)/ninja -DQDBEV_WERROR=ON
+ORT_HEADERS = $$(ls -d $(abspath $(VENV))/onnxruntime 2>/dev/null | sed 's/^/-DONNXRUNTIME_ROOT=/')
 ctest: $(INSTALLED)
-	CUDACXX=$$(cat $(VENV)/nvcc) $(BIN)/cmake -S plugins -B $(PLUGINS) -G Ninja -DCMAKE_MAKE_PROGRAM=$(BIN)/ninja -DCMAKE_BUILD_TYPE=Release -DQDBEV_WERROR=ON "-DQDBEV_CUDA_ARCHS=80;87"
-	$(BIN)/cmake --build $(PLUGINS) --parallel $(JOBS)
-	$(BIN)/ctest --test-dir $(PLUGINS) --output-on-failure
-	$(BIN)/cmake -S plugins -B build/plugins-sanitize -G Ninja -DCMAKE_MAKE_PROGRAM=$(BIN)/ninja -DCMAKE_BUILD_TYPE=RelWithDebInfo -DQDBEV_WERROR=ON -DQDBEV_CUDA=OFF -DQDBEV_SANITIZE=ON
-	$(BIN)/cmake --build build/plugins-sanitize --parallel $(JOBS)
-	$(BIN)/ctest --test-dir build/plugins-sanitize --output-on-failure
+	$(CONFIGURE) -S plugins -B $(PLUGINS) -DCMAKE_BUILD_TYPE=Release "-DQDBEV_CUDA_ARCHS=80;87"
+	$(CONFIGURE) -S plugins -B $(PLUGINS)-sanitize -DCMAKE_BUILD_TYPE=RelWithDebInfo -DQDBEV_CUDA=OFF -DQDBEV_SANITIZE=ON
+	$(CONFIGURE) -S runtime -B $(RUNTIME) -DCMAKE_BUILD_TYPE=Release $(ORT_HEADERS)
+	$(CONFIGURE) -S runtime -B $(RUNTIME)-sanitize -DCMAKE_BUILD_TYPE=RelWithDebInfo -DQDBEV_SANITIZE=ON $(ORT_HEADERS)
+	for folder in $(PLUGINS) $(RUNTIME) $(PLUGINS)-sanitize $(RUNTIME)-sanitize; do \
+	    $(BIN)/cmake --build $$folder --parallel $(JOBS) && $(BIN)/ctest --test-dir $$folder --output-on-failure || exit 1; \
+	done
 
 # Two processes with one torch thread each are faster on two cores than one with two.
 pytest: ctest
-	PATH="$(BIN):$$PATH" OMP_NUM_THREADS=1 QDBEV_PLUGIN_LIBRARY=$(CURDIR)/$(PLUGINS)/libqdbev_plugins.so $(VENV)/bin/pytest -n $(JOBS)
+	PATH="$(BIN):$$PATH" OMP_NUM_THREADS=1 QDBEV_PLUGIN_LIBRARY=$(CURDIR)/$(PLUGINS)/libqdbev_plugins.so QDBEV_RUNTIME_TESTS=$(CURDIR)/$(RUNTIME) $(VENV)/bin/pytest -n $(JOBS)
 
-# TensorRT and cuda-python where $(VENV) has none yet (PyCUDA would want a CUDA toolkit to be built with); plugins for this
-# machine's GPU, against the headers of TENSORRT_ROOT or the system, else those of TensorRT 10, which are downloaded. A test
-# that has to be skipped fails here, so that a green run is one in which engines were built.
+# TensorRT and cuda-python where $(VENV) has none yet (PyCUDA would want a CUDA toolkit to be built with); plugins and the
+# runtime for this machine's GPU, against the headers of TENSORRT_ROOT or the system, else those of TensorRT 10, which are
+# downloaded. A test that has to be skipped fails here, so that a green run is one in which engines were built.
 TENSORRT ?= tensorrt>=10.3,<11
 test-gpu: $(INSTALLED)
 	$(PY) -c 'import tensorrt' 2>/dev/null || $(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt '$(TENSORRT)'
 	$(PY) -c 'import pycuda.driver' 2>/dev/null || $(PY) -c 'import cuda.bindings' 2>/dev/null || $(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt 'cuda-python<13'
 	PATH="$(BIN):$$PATH" CUDACXX=$$(cat $(VENV)/nvcc) $(BIN)/qdbev-deploy plugins build --fetch-headers
-	PATH="$(BIN):$$PATH" QDBEV_REQUIRE_GPU=1 $(BIN)/pytest tests/gpu -v
+	$(CONFIGURE) -S runtime -B build/runtime -DCMAKE_BUILD_TYPE=Release -DQDBEV_FETCH_TENSORRT_HEADERS=ON $(ORT_HEADERS)
+	$(BIN)/cmake --build build/runtime --parallel $(JOBS)
+	PATH="$(BIN):$$PATH" QDBEV_REQUIRE_GPU=1 QDBEV_RUNTIME_TESTS=$(CURDIR)/build/runtime $(BIN)/pytest tests/gpu -v
 
 bench: $(INSTALLED)
 	$(PY) benchmarks/model.py

@@ -195,6 +195,24 @@ def kernels(document: dict[str, Any]) -> str:
     return _markdown(headings, rows) + where + _source(document)
 
 
+def runtime_cpu(document: dict[str, Any]) -> str:
+    rows, worst = [], 0.0
+    for bundle, found in document["results"].items():
+        for form, row in found.items():
+            if not isinstance(row, dict):
+                continue
+            cpp, python, ratio = row["cpp_ms"], row["python_ms"], row["ratio_of_p50"]
+            rows.append([
+                f"{bundle}, {form}", f"{cpp['total_p50']:.2f}", f"{python['total_p50']:.2f}",
+                f"{ratio['median']:.3f} ({ratio['least']:.3f} to {ratio['most']:.3f})",
+                f"{cpp['prepare_p50']:.2f}", f"{cpp['decode_p50']:.3f}",
+            ])  # fmt: skip
+            worst = max(worst, *row["boxes"]["largest_difference"].values())
+    headings = ["bundle, frames", "C++ p50, ms", "Python p50, ms", "C++ over Python", "of it preparing", "decoding"]
+    beside = f"\nBoxes of both differ by {worst:.1g} at most.\n"
+    return _markdown(headings, rows) + beside + _source(document)
+
+
 TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "model-cpu": model_cpu,
     "data": data,
@@ -204,6 +222,7 @@ TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "levels": levels,
     "qat-ablation": qat_ablation,
     "kernels": kernels,
+    "runtime-cpu": runtime_cpu,
 }
 
 

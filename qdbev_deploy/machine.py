@@ -329,7 +329,7 @@ def _tensorrt_major() -> int | None:
     return int(match.group(1)) if match else None
 
 
-FETCHED_MAJOR = 10  # of the headers that plugins/cmake/QdbevTensorRT.cmake downloads
+FETCHED_MAJOR = 10  # of the headers that plugins/cmake/QdbevTensorRTHeaders.cmake downloads
 
 
 def plugin_problems(info: LibraryInfo) -> tuple[list[str], str]:

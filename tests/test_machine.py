@@ -107,7 +107,7 @@ def test_a_plugin_library_for_another_tensorrt_is_missing(monkeypatch: pytest.Mo
     monkeypatch.setattr(machine, "package_version", lambda name: "10.13.2" if name == "tensorrt" else None)
     _, command = machine.plugin_problems(LibraryInfo(Path("lib.so"), "0.1.0", 1, ("87",), None, (), {}))
     assert "--fetch-headers, which downloads those of TensorRT 10" in command
-    cmake = Path(__file__).parents[1] / "plugins" / "cmake" / "QdbevTensorRT.cmake"
+    cmake = Path(__file__).parents[1] / "plugins" / "cmake" / "QdbevTensorRTHeaders.cmake"
     assert f'QDBEV_FETCH_TENSORRT_VERSION "v{machine.FETCHED_MAJOR}.' in cmake.read_text(encoding="utf-8")
     # Without a package the library's own name tells its version.
     (tmp_path / "libnvinfer.so.10.3.0").touch()

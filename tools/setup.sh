@@ -67,3 +67,29 @@ if [ -z "$nvcc" ] && [ "$(uname -m)" = x86_64 ]; then
     fi
 fi
 printf '%s\n' "$nvcc" >"$VENV/nvcc"
+
+# ONNX Runtime's header, with which the C++ runtime is built: the system's, else out of the distribution's package, unpacked
+# beside the environment. Debian has the package since 13 (trixie): an older one asks its own mirrors for that release, by
+# lists of its own, so that the system knows nothing of it. Needs no root.
+unpack_onnxruntime_header() (
+    command -v apt-get >/dev/null || exit 1
+    scratch=$(mktemp -d) && mkdir -p "$scratch/lists/partial" "$scratch/archives/partial" || exit 1
+    trap 'rm -rf "$scratch"' EXIT
+    apt=(apt-get -q -o Dir::State::Lists="$scratch/lists" -o Dir::Cache="$scratch" -o Acquire::Languages=none
+        -o APT::Sandbox::User=root)
+    codename=$(. /etc/os-release && echo "${VERSION_CODENAME:-}")
+    if [ "$codename" = bookworm ] || [ "$codename" = bullseye ]; then
+        "${apt[@]}" update --print-uris |
+            sed -n "s|^'\(.*\)/dists/$codename/InRelease'.*|deb \1 trixie main|p" >"$scratch/trixie.list"
+        apt+=(-o Dir::Etc::SourceList="$scratch/trixie.list" -o Dir::Etc::SourceParts=/dev/null)
+    fi
+    "${apt[@]}" update >/dev/null || true  # a mirror that fails is no matter as long as another has the package
+    (cd "$scratch" && "${apt[@]}" download libonnxruntime-dev >/dev/null) && dpkg-deb -x "$scratch"/*.deb "$scratch/package" &&
+        mkdir "$scratch/made" && mv "$scratch/package/usr/include/onnxruntime" "$scratch/made/include" &&
+        rm -rf "$VENV/onnxruntime" && mv "$scratch/made" "$VENV/onnxruntime"
+)
+if [ ! -f "$VENV/onnxruntime/include/onnxruntime_c_api.h" ] &&
+    [ -z "$(find /usr/include /usr/local/include -name onnxruntime_c_api.h -print -quit)" ] &&
+    ! unpack_onnxruntime_header; then
+    echo "no package libonnxruntime-dev could be had: the C++ runtime is built without ONNX Runtime, its tests skip" >&2
+fi

@@ -14,8 +14,10 @@ from typing import Any
 
 import pytest
 
+from qdbev_deploy.engine.backends import backend_named
 from qdbev_deploy.errors import QdbevError
 from qdbev_deploy.plugins import PluginLibrary
+from tests.gpu.engines import Engines
 
 # The cases of the CPU tests serve here too, at larger sizes.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "plugins"))
@@ -54,3 +56,11 @@ def kernels() -> PluginLibrary:
     if not library.info.cuda_architectures:
         pytest.skip(f"{library.info.path} was built without CUDA; next: qdbev-deploy plugins build")
     return library
+
+
+@pytest.fixture(scope="session")
+def engines(tmp_path_factory: pytest.TempPathFactory) -> Engines:
+    error = backend_named("tensorrt").missing()
+    if error is not None:
+        pytest.skip(f"no TensorRT backend: {error.found}; next: {error.next_step}")
+    return Engines(tmp_path_factory.mktemp("engines"))

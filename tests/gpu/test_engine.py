@@ -1,8 +1,4 @@
-"""Engines on a real GPU: micro in every precision built, guarded and proved; reopened elsewhere; replayed as graphs.
-
-Runs without torch where QDBEV_ONNX names a quantised file (QDBEV_FLOAT_ONNX: its float one, for baselines); else it
-exports a student of its own. QDBEV_TACTIC_SOURCES (A,B) is for a TensorRT without cuBLAS or cuDNN beside it.
-"""
+"""Engines on a real GPU: micro in every precision built, guarded and proved; reopened elsewhere; replayed as graphs."""
 
 from __future__ import annotations
 
@@ -11,69 +7,15 @@ import os
 import subprocess
 import sys
 import textwrap
-from functools import cache
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 
-from qdbev_deploy.contract import VARIANTS
 from qdbev_deploy.engine import Bundle, build
-from qdbev_deploy.engine.backends import backend_named
 from qdbev_deploy.engine.interface import StreamOptions
 from tests.drive import frames
-
-FRAMES = 8
-SOURCES = os.environ.get("QDBEV_TACTIC_SOURCES")
-OPTIONS: dict[str, Any] = {} if SOURCES is None else {"tactic_sources": tuple(filter(None, SOURCES.split(",")))}
-SPEC = VARIANTS["micro"]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _tensorrt() -> None:
-    error = backend_named("tensorrt").missing()
-    if error is not None:
-        pytest.skip(f"no TensorRT backend: {error.found}; next: {error.next_step}")
-
-
-@pytest.fixture(scope="module")
-def onnx_file(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """quantised -> the file to build."""
-
-    @cache
-    def make(quantised: bool) -> Path:
-        variable = "QDBEV_ONNX" if quantised else "QDBEV_FLOAT_ONNX"
-        if os.environ.get(variable):
-            return Path(os.environ[variable])
-        pytest.importorskip("torch", reason=f"no torch to export with, and {variable} names no file")
-        from qdbev_deploy.export import export_onnx
-        from tests.export.students import float_model, student
-
-        path = tmp_path_factory.mktemp("onnx") / ("student.onnx" if quantised else "float.onnx")
-        if quantised:
-            model, recipe = student(SPEC)
-            export_onnx(model, path, recipe=recipe, verify=False)
-        else:
-            export_onnx(float_model(SPEC), path, verify=False)
-        return path
-
-    return make
-
-
-@pytest.fixture(scope="module")
-def bundle_of(onnx_file: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """precision -> its bundle, built once: `build` guards and proves it, or raises."""
-    folder = tmp_path_factory.mktemp("bundles")
-
-    @cache
-    def make(precision: str) -> Bundle:
-        return build(
-            onnx_file(precision == "int8"), folder / f"{precision}.qdbev", backend="tensorrt", precision=precision,
-            frames=frames(SPEC, count=FRAMES), frame_count=FRAMES, timing_cache=folder / "timing.cache", **OPTIONS,
-        )  # fmt: skip
-
-    return make
+from tests.gpu.engines import FRAMES, OPTIONS, SPEC, Engines
 
 
 def outputs(bundle: Bundle, options: StreamOptions = StreamOptions()) -> list[list[np.ndarray]]:
@@ -86,8 +28,8 @@ def outputs(bundle: Bundle, options: StreamOptions = StreamOptions()) -> list[li
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
-def test_it_is_built_guarded_and_proved(bundle_of: Any, precision: str) -> None:
-    bundle = bundle_of(precision)
+def test_it_is_built_guarded_and_proved(engines: Engines, precision: str) -> None:
+    bundle = engines.bundle(precision)
     manifest = bundle.manifest
     assert manifest["parity"]["passed"]
     assert manifest["precision"]["passed"]
@@ -103,15 +45,15 @@ def test_it_is_built_guarded_and_proved(bundle_of: Any, precision: str) -> None:
 
 
 @pytest.mark.parametrize("precision", ["fp16", "int8"])
-def test_a_graph_computes_the_same(bundle_of: Any, precision: str) -> None:
-    bundle = bundle_of(precision)
+def test_a_graph_computes_the_same(engines: Engines, precision: str) -> None:
+    bundle = engines.bundle(precision)
     for ours, theirs in zip(outputs(bundle, StreamOptions(cuda_graph=True)), outputs(bundle), strict=True):
         for left, right in zip(ours, theirs, strict=True):
             np.testing.assert_array_equal(left, right)
 
 
-def test_spinning_computes_the_same_and_stages_are_timed(bundle_of: Any) -> None:
-    bundle = bundle_of("int8")
+def test_spinning_computes_the_same_and_stages_are_timed(engines: Engines) -> None:
+    bundle = engines.bundle("int8")
     options = StreamOptions(wait="spin", timed=True)
     for ours, theirs in zip(outputs(bundle, options), outputs(bundle), strict=True):
         np.testing.assert_array_equal(ours[1], theirs[1])
@@ -123,8 +65,8 @@ def test_spinning_computes_the_same_and_stages_are_timed(bundle_of: Any) -> None
         assert getattr(times, name) > 0, name
 
 
-def test_a_fresh_process_computes_the_same(bundle_of: Any) -> None:
-    bundle = bundle_of("int8")
+def test_a_fresh_process_computes_the_same(engines: Engines) -> None:
+    bundle = engines.bundle("int8")
     code = textwrap.dedent(f"""
         import json
         from qdbev_deploy.engine import Bundle
@@ -139,23 +81,21 @@ def test_a_fresh_process_computes_the_same(bundle_of: Any) -> None:
     np.testing.assert_allclose(json.loads(printed.splitlines()[-1]), here, rtol=1e-6)
 
 
-def test_a_rebuild_with_the_timing_cache_chooses_the_same_tactics(
-    bundle_of: Any, onnx_file: Any, tmp_path: Path
-) -> None:
-    first = bundle_of("int8")
+def test_a_rebuild_with_the_timing_cache_chooses_the_same_tactics(engines: Engines, tmp_path: Path) -> None:
+    first = engines.bundle("int8")
     again = build(
-        onnx_file(True), tmp_path / "again.qdbev", backend="tensorrt", precision="int8", verify=False,
-        timing_cache=first.path.parent / "timing.cache", **OPTIONS,
+        engines.onnx_file(True), tmp_path / "again.qdbev", backend="tensorrt", precision="int8", verify=False,
+        timing_cache=engines.timing_cache, **OPTIONS,
     )  # fmt: skip
     assert [(layer.name, layer.tactic) for layer in again.layers] == [
         (layer.name, layer.tactic) for layer in first.layers
     ]
 
 
-def test_memory_does_not_grow_with_frames(bundle_of: Any) -> None:
+def test_memory_does_not_grow_with_frames(engines: Engines) -> None:
     from qdbev_deploy.engine.tensorrt.cuda import cuda
 
-    engine = bundle_of("int8").engine()
+    engine = engines.bundle("int8").engine()
     memory = engine.memory()
     assert memory.context is not None
     assert memory.io is not None
