@@ -6,12 +6,13 @@ BIN := $(abspath $(VENV))/bin
 JOBS ?= 2
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test test-gpu lint fmt typecheck ctest pytest bench clean help
+.PHONY: demo test test-gpu bench-gpu lint fmt typecheck ctest pytest bench clean help
 
 help:
 	@echo "make demo       the main job end to end, on this machine"
 	@echo "make test       install, build the C++, then ruff, mypy, ctest and pytest"
 	@echo "make test-gpu   what needs an NVIDIA GPU"
+	@echo "make bench-gpu  what only a GPU can tell, into OUT=benchmarks/results/NAME"
 	@echo "make lint|fmt   check or mend the style"
 	@echo "make bench      the benchmarks that a CPU can run"
 	@echo "make clean      remove .venv and build"
@@ -66,6 +67,18 @@ test-gpu: $(INSTALLED)
 	$(CONFIGURE) -S runtime -B build/runtime -DCMAKE_BUILD_TYPE=Release -DQDBEV_FETCH_TENSORRT_HEADERS=ON $(ORT_HEADERS)
 	$(BIN)/cmake --build build/runtime --parallel $(JOBS)
 	PATH="$(BIN):$$PATH" QDBEV_REQUIRE_GPU=1 QDBEV_RUNTIME_TESTS=$(CURDIR)/build/runtime $(BIN)/pytest tests/gpu -v
+
+# All that only a GPU can tell, into OUT: kernels, engines of every variant beside the peers' way, the C++ runtime.
+# VARIANTS="tiny" is a shorter one; what is there already is not measured again.
+OUT ?= benchmarks/results/gpu
+VARIANTS ?= tiny small base
+ENGINES := build/engines
+bench-gpu: test-gpu
+	$(PY) benchmarks/kernels.py
+	$(PY) benchmarks/peer.py --checkpoint examples/micro/student.pt -o $(ENGINES)/files
+	for variant in $(VARIANTS); do $(PY) benchmarks/peer.py --variant $$variant --recipe w4a6 -o $(ENGINES)/files || exit 1; done
+	$(PY) benchmarks/engines.py $(ENGINES)/files/*.onnx --work $(ENGINES) --out $(OUT)
+	$(PY) benchmarks/runtime.py $(ENGINES)/*-int8.qdbev $(ENGINES)/*-fp16.qdbev --out $(OUT)/runtime.json
 
 bench: $(INSTALLED)
 	$(PY) benchmarks/model.py

@@ -30,13 +30,12 @@ import numpy as np
 import onnx
 import record
 import torch
-from peer import awake, peer_style
+from peer import awake, peer_style, random_student
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 
 from qdbev_deploy.contract import VARIANTS
-from qdbev_deploy.data.stream_frames import parity_frames
 from qdbev_deploy.export import export_onnx
 from qdbev_deploy.export.assemble import attach_functions
 from qdbev_deploy.model import save_checkpoint
@@ -153,18 +152,11 @@ sys.exit(status)
 
 def make_tiny(path: Path, *, student: bool) -> None:
     """A checkpoint of random weights; a student's scales are from frames of a synthetic drive."""
-    model = awake("tiny")
-    if not student:
-        save_checkpoint(path, model)
-        return
-    recipe = load_recipe("w4a6")
-    model = quantise(model, recipe).eval()
-    with observing(model) as histograms, parity_frames(model.spec, "float32", None, 4) as (_, frames):
-        stream = model.session(all_layers=True)
-        for frame in frames:
-            stream.step(frame.image, frame.lidar2img, frame.ego, frame.scene)
-    set_scales(model, histograms, "percentile")
-    save_student(path, model, recipe)
+    if student:
+        recipe = load_recipe("w4a6")
+        save_student(path, random_student("tiny", recipe), recipe)
+    else:
+        save_checkpoint(path, awake("tiny"))
 
 
 def measure_tiny(kind: str, folder: Path) -> dict[str, Any]:

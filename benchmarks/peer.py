@@ -1,10 +1,10 @@
 """BEVFormer as other ports export it: every query on all six cameras, sampled by GridSample, masked afterwards.
 
-    python benchmarks/peer.py [--checkpoint FILE | --variant tiny] [-o FOLDER]
+    python benchmarks/peer.py [--checkpoint FILE | --variant tiny [--recipe w4a6]] [-o FOLDER]
 
-Writes NAME.onnx, as we export it, and NAME-peer.onnx from the same weights (random ones where no checkpoint is named),
-compares them in ONNX Runtime, and leaves both for benchmarks/engines.py. Only spatial cross-attention differs: there is
-most of the work, and there the way through all cameras costs most.
+Writes NAME.onnx, as we export it, and NAME-peer.onnx from the same weights (random ones where no checkpoint is named,
+quantised with scales from a drive where a recipe is), compares them in ONNX Runtime, and leaves both for engines.py.
+Only spatial cross-attention differs: there is most of the work, and there the way through all cameras costs most.
 """
 
 from __future__ import annotations
@@ -21,13 +21,15 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
+from qdbev_deploy.data.stream_frames import parity_frames
 from qdbev_deploy.export import export_onnx
 from qdbev_deploy.model import BEVFormer, build_model
 from qdbev_deploy.model.encoder import Encoder, PillarAttention
 from qdbev_deploy.ops.constants import CLAMP_HIGH, CLAMP_LOW
 from qdbev_deploy.ops.deform_attn import _attend
 from qdbev_deploy.ops.projection import project_pillars
-from qdbev_deploy.quant import load_model
+from qdbev_deploy.quant import Recipe, load_model, load_recipe, quantise
+from qdbev_deploy.quant.quantise import observing, set_scales
 from qdbev_deploy.reference import session_of
 
 TOLERANCE = 1e-3  # of float outputs; a student's ties fall either way
@@ -73,25 +75,48 @@ def awake(name: str) -> BEVFormer:
     return model
 
 
+def random_student(name: str, recipe: Recipe) -> BEVFormer:
+    """Random weights quantised; scales are from four frames of a synthetic drive."""
+    model = quantise(awake(name), recipe).eval()
+    with observing(model) as histograms, parity_frames(model.spec, "float32", None, 4) as (_, frames):
+        stream = model.session(all_layers=True)
+        for frame in frames:
+            stream.step(frame.image, frame.lidar2img, frame.ego, frame.scene)
+    set_scales(model, histograms, "percentile")
+    return model
+
+
+def chosen(args: argparse.Namespace) -> tuple[str, BEVFormer, Recipe | None]:
+    """(name, network, how it was quantised)."""
+    if args.checkpoint:
+        return args.checkpoint.stem, *load_model(args.checkpoint)
+    if args.recipe:
+        recipe = load_recipe(args.recipe)
+        return f"{args.variant}-{recipe.name}", random_student(args.variant, recipe), recipe
+    return args.variant, awake(args.variant), None
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     source = parser.add_mutually_exclusive_group()
     source.add_argument("--checkpoint", type=Path, help="a float checkpoint or a student")
     source.add_argument("--variant", default="tiny", help="with random weights")
+    parser.add_argument("--recipe", help="quantise the random weights so, such as w4a6")
     parser.add_argument("-o", "--output", type=Path, default=Path(), metavar="FOLDER")
     args = parser.parse_args()
+    if args.checkpoint and args.recipe:
+        parser.error("--recipe quantises random weights; a checkpoint is quantised already, or float")
     console = Console()
-    model, recipe = load_model(args.checkpoint) if args.checkpoint else (awake(args.variant), None)
-    name = args.checkpoint.stem if args.checkpoint else args.variant
+    name, model, recipe = chosen(args)
     peer = copy.deepcopy(model)
     peer_style(cast(Encoder, peer.pts_bbox_head.transformer.encoder))
     args.output.mkdir(parents=True, exist_ok=True)
     feed = model_benchmark.feed(model.spec)
     outputs = []
-    for label, chosen in ((name, model), (f"{name}-peer", peer)):
+    for label, network in ((name, model), (f"{name}-peer", peer)):
         path = args.output / f"{label}.onnx"
         with console.status(f"{path} ..."):
-            export_onnx(chosen, path, recipe=recipe, verify=False)
+            export_onnx(network, path, recipe=recipe, verify=False)
             outputs.append(session_of(str(path)).run(None, feed))
         console.print(f"written: {path}")
     gap = max(float(np.abs(ours - theirs).max()) for ours, theirs in zip(*outputs))

@@ -86,7 +86,7 @@ def require_schema(folder: Path, manifest: Any) -> None:
             "install the qdbev-deploy that built it, or build it again" if newer else _COPY_AGAIN,
         )
     for name, kind in _MANIFEST_FIELDS.items():
-        if not isinstance(manifest.get(name), kind):
+        if name not in manifest or not isinstance(manifest[name], kind):
             raise refuse(folder, f"{MANIFEST} has no usable field '{name}'", "a manifest as build writes it")
     for field, value, holds in _within(manifest):
         if not holds(value):
@@ -144,6 +144,7 @@ def _within(manifest: Mapping[str, Any]) -> Iterator[tuple[str, Any, Callable[[A
     build = manifest["build"]
     for name in ("options", "opens_with"):
         yield f"build.{name}", build.get(name), lambda value: isinstance(value, dict)
+    yield "build.opens_with", build["opens_with"], lambda value: not set(value) & set(build["options"])
     for name, holds in _OPTIONS.items():
         if name in build["options"]:
             yield f"build.options.{name}", build["options"][name], holds

@@ -1,5 +1,5 @@
-// The ONNX Runtime backend on small models, which tests/runtime/test_onnxruntime_backend.py writes into the first folder;
-// the library comes second. Or "state MODEL LIBRARY FUSED": prints the state's words after a first frame.
+// The ONNX Runtime backend on small models, which tests/runtime/test_onnxruntime_backend.py writes into the folder that
+// is named first; the library comes second. Or "state MODEL LIBRARY FUSED": prints the state's words after a first frame.
 #include <array>
 #include <cmath>
 #include <cstdio>

@@ -174,6 +174,8 @@ def test_only_what_is_listed_is_loaded(copied: Path, field: str, name: str) -> N
         (lambda m: m.update(extra_files=[1]), "no usable field 'extra_files'"),
         (lambda m: m.update(engine_file=["model.onnx"]), "no usable field 'engine_file'"),
         (lambda m: m.update(gpu="H200"), "no usable field 'gpu'"),
+        (lambda m: m.pop("gpu"), "no usable field 'gpu'"),
+        (lambda m: m["build"]["opens_with"].update(fused=True), "no usable field 'build.opens_with'"),
         (lambda m: m.update(backend="tflite"), "for the backend 'tflite'"),
         (lambda m: m["files"].pop("layers.json"), "does not list 'layers.json'"),
         (lambda m: m["files"].update({"model.onnx": {}}), "size and sha256 of model.onnx"),
