@@ -184,9 +184,9 @@ class VariantSpec:
             if not condition:
                 raise QdbevError(f"variant '{self.name}' has {found}", needed, "correct the variant's specification")
 
-        sizes = (self.embed_dim, self.encoder_layers, self.decoder_layers, self.num_levels, self.temporal_points, self.decoder_points,
-                 self.pillar_points, self.heads, self.queries, self.ffn_dim, self.max_boxes, *self.bev_hw,
-                 *self.backbone.blocks, self.backbone.width)  # fmt: skip
+        sizes = (self.encoder_layers, self.decoder_layers, self.num_levels, self.temporal_points, self.decoder_points,
+                 self.pillar_points, self.embed_dim, self.heads, self.queries, self.ffn_dim, self.max_boxes,
+                 *self.bev_hw, *self.backbone.blocks, self.backbone.width)  # fmt: skip
         require(min(sizes) > 0, "a size that is not positive", "positive sizes")
         # Specifications are read from files: what no GPU could hold must not be tried.
         require(max(sizes) <= 100_000 and self.embed_dim <= 8192, "a size beyond reason", "sizes up to 100000")

@@ -56,8 +56,8 @@ def test_a_specification_survives_json(spec: VariantSpec) -> None:
 @pytest.mark.parametrize(
     "change",
     [
-        {"embed_dim": 250}, {"embed_dim": 0}, {"heads": -8}, {"spatial_points": 7}, {"num_levels": 5}, {"num_levels": 0},
-        {"max_boxes": 10_000_000}, {"decoder_layers": 65}, {"bev_hw": (0, 50)},
+        {"embed_dim": 250}, {"embed_dim": 0}, {"heads": -8}, {"spatial_points": 7}, {"num_levels": 5},
+        {"num_levels": 0}, {"max_boxes": 10_000_000}, {"decoder_layers": 65}, {"bev_hw": (0, 50)},
     ],
 )  # fmt: skip
 def test_sizes_that_cannot_be_are_refused(change: dict[str, Any]) -> None:
