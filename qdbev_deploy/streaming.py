@@ -67,10 +67,17 @@ def can_bus_vector(current: EgoState, previous: EgoState | None) -> npt.NDArray[
     # In double precision: global coordinates reach thousands of metres.
     delta = [now - then for now, then in zip(current.translation, before.translation)]
     yaw_delta_deg = wrapped_degrees(math.degrees(current.yaw - before.yaw))
-    vector = np.array(
-        [*delta, *current.rotation, *current.acceleration, *current.rotation_rate, *current.velocity,
-         current.yaw, yaw_delta_deg], dtype=np.float32)  # fmt: skip
+    with np.errstate(over="ignore"):  # is told below
+        vector = np.array(
+            [*delta, *current.rotation, *current.acceleration, *current.rotation_rate, *current.velocity,
+             current.yaw, yaw_delta_deg], dtype=np.float32)  # fmt: skip
     assert vector.shape == (CAN_BUS_SIZE,)
+    if not np.isfinite(vector).all():
+        raise QdbevError(
+            f"ego motion at {current.timestamp_us} us beyond single precision",
+            "metres and seconds of a car",
+            "drop the frame, or repair its source",
+        )
     return vector
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from typing import Any
 
@@ -61,6 +62,17 @@ def test_resets(now: float, scene: str, reason: str) -> None:
     assert (prev, use_prev) == (None, False)
     assert not can_bus[:3].any()
     assert can_bus[-1] == 0
+
+
+def test_motion_beyond_single_precision_is_refused_and_forgotten() -> None:
+    step = Recorder()
+    session = StreamingSession(step)
+    session.step(None, MATRIX, ego(0, 0.0), "a")
+    wild = dataclasses.replace(ego(0.5, 1.0), acceleration=(1e300, 0.0, 0.0))
+    with pytest.raises(QdbevError, match="beyond single precision"):
+        session.step(None, MATRIX, wild, "a")
+    assert session.step(None, MATRIX, ego(0.5, 2.0), "a").reset is False
+    assert len(step.calls) == 2
 
 
 def test_reset_on_request() -> None:

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from qdbev_deploy.contract import (
     TensorSpec,
     VariantSpec,
@@ -24,7 +26,7 @@ from qdbev_deploy.engine.verification import (
     require_reports,
     require_schema,
 )
-from qdbev_deploy.errors import QdbevError
+from qdbev_deploy.errors import ExitCode, QdbevError
 from qdbev_deploy.graph.files import sha256_of
 from qdbev_deploy.streaming import MAX_GAP_S, EgoState, StreamingSession, StreamOutput
 
@@ -35,11 +37,26 @@ class BundleSession:
     def __init__(self, engine: Engine, options: StreamOptions, max_gap_s: float, *, closes: bool) -> None:
         self._engine, self._closes = engine, closes
         self.stream: Stream = engine.stream(options)
-        self._session = StreamingSession(self.stream.step, max_gap_s=max_gap_s)
+        self._session = StreamingSession(self._run, max_gap_s=max_gap_s)
 
     def step(self, images: Array, lidar2img: Float, ego: EgoState, scene: str) -> StreamOutput[Any, Array]:
-        """Run one frame. `bev_embed` of the output is a handle, for `stream.read_state`."""
+        """Run one frame. `bev_embed` of the output is a handle, for `stream.read_state`.
+
+        Outputs that are no numbers are refused, and leave the session as it was: in the state they would spread from
+        frame to frame.
+        """
         return self._session.step(images, lidar2img, ego, scene)
+
+    def _run(self, *arguments: Any) -> tuple[Any, Array, Array]:
+        state, classes, coords = self.stream.step(*arguments)
+        if np.isnan(classes).any() or np.isnan(coords).any():
+            raise QdbevError(
+                "outputs that are no numbers",
+                "images and projections that the network can compute with",
+                "look at the frame's images; qdbev-deploy inspect BUNDLE shows what the network is",
+                exit_code=ExitCode.GUARD,
+            )
+        return state, classes, coords
 
     def reset(self) -> None:
         """Forget the past: the next frame is a first frame."""

@@ -1,9 +1,10 @@
 #include "arguments.h"
 
-#include <cerrno>
+#include <charconv>
 #include <cmath>
 #include <cstdio>
-#include <cstdlib>
+#include <cstring>
+#include <system_error>
 #include <vector>
 
 namespace qdbev::apps {
@@ -40,10 +41,10 @@ namespace {
 
 double number(const std::string& flag, const char* text, double low, double high)
 {
-    char* end = nullptr;
-    errno = 0;
-    const double value = std::strtod(text, &end);
-    if (end == text || *end != '\0' || errno != 0 || !(value >= low && value <= high)) {
+    const char* const end = text + std::strlen(text);
+    double value = 0;
+    const auto [after, error] = std::from_chars(text, end, value);
+    if (error != std::errc() || after != end || !(value >= low && value <= high)) {
         char range[64];
         std::snprintf(range, sizeof range, "a number from %g to %g", low, high);
         misuse(flag + " " + text, range);
@@ -69,7 +70,7 @@ Arguments parse(int count, char** words)
     for (std::size_t i = 0; i < given.size(); ++i) {
         const std::string& word = given[i];
         const auto value = [&]() -> const char* {
-            if (i + 1 == given.size()) {
+            if (i + 1 == given.size() || given[i + 1].empty()) {
                 misuse(word + " without a value", "one");
             }
             return given[++i].c_str();

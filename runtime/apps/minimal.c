@@ -18,7 +18,8 @@ static int32_t detect(const qdbev_rt_engine* engine, const qdbev_rt_frame* frame
     qdbev_rt_session* session = NULL;
     int32_t code = qdbev_rt_new_session(engine, NULL, &session, error, error_size);
     if (code == QDBEV_RT_DONE) {
-        qdbev_rt_output output = qdbev_rt_new_output();
+        qdbev_rt_output output;
+        qdbev_rt_init_output(&output, sizeof output);
         code = qdbev_rt_step(session, frame, &output, error, error_size);
         if (code == QDBEV_RT_DONE) {
             printf("%zu boxes in %.1f ms (%s)\n", output.count, output.total_ms, output.reset_reason);
@@ -45,7 +46,8 @@ int main(int count, char** words)
     if (code != QDBEV_RT_DONE) {
         return stop(words[1], code, error);
     }
-    qdbev_rt_contract contract = qdbev_rt_new_contract();
+    qdbev_rt_contract contract;
+    qdbev_rt_init_contract(&contract, sizeof contract);
     code = qdbev_rt_describe(engine, &contract, error, sizeof error);
     if (code != QDBEV_RT_DONE) {
         qdbev_rt_close(engine);
@@ -63,7 +65,8 @@ int main(int count, char** words)
     }
     code = grey == NULL ? QDBEV_RT_FAILED : qdbev_rt_scale_lidar2img(engine, native, lidar2img, error, sizeof error);
     if (code == QDBEV_RT_DONE) {
-        qdbev_rt_frame frame = qdbev_rt_new_frame();
+        qdbev_rt_frame frame;
+        qdbev_rt_init_frame(&frame, sizeof frame);
         for (int camera = 0; camera < QDBEV_RT_CAMERAS; ++camera) {
             frame.cameras[camera] = grey;
         }

@@ -82,6 +82,9 @@ int run(int count, char** words)
     }
     if (arguments.json != "-") {
         print_summary(engine, samples, measured);
+        if (std::fflush(stdout) != 0) {
+            return static_cast<int>(Code::bad_input);
+        }
     }
     return 0;
 }

@@ -1,10 +1,15 @@
 #include "results.h"
 
+#include <sys/stat.h>
+#include <unistd.h>
+
 #include <algorithm>
 #include <cerrno>
 #include <cmath>
 #include <cstdio>
 #include <cstring>
+#include <filesystem>
+#include <memory>
 
 #include "allocations.h"
 #include "qdbev_runtime/version.h"
@@ -17,11 +22,18 @@ using runtime::Times;
 
 namespace {
 
-double percentile(std::vector<double> sorted, double share)
+// "-" where no interval of 95 % could hold it: `qdbev-deploy bench` counts samples in the same way.
+std::string percentile(std::vector<double> sorted, double share)
 {
+    const double needed = std::ceil(std::log(0.025) / std::log(share));
+    if (static_cast<double>(sorted.size()) < needed && share > 0.5) {
+        return "-";
+    }
     std::sort(sorted.begin(), sorted.end());
     const auto rank = static_cast<std::size_t>(std::ceil(share * static_cast<double>(sorted.size())));
-    return sorted[rank == 0 ? 0 : rank - 1];
+    char text[32];
+    std::snprintf(text, sizeof text, "%.3f", sorted[rank == 0 ? 0 : rank - 1]);
+    return text;
 }
 
 using Stage = double Times::*;
@@ -145,8 +157,10 @@ void print_summary(const Engine& engine, const Samples& samples, const Measured&
     std::printf("%-9s %10s %10s %10s %10s   ms, %zu frames\n", "", "p50", "p99", "p99.9", "max", measured.times.size());
     for (const auto& [name, stage] : kStages) {
         if (const std::vector<double> values = column(measured.times, stage); !values.empty()) {
-            std::printf("%-9s %10.3f %10.3f %10.3f %10.3f\n", name, percentile(values, 0.5), percentile(values, 0.99),
-                percentile(values, 0.999), percentile(values, 1));
+            char largest[32];
+            std::snprintf(largest, sizeof largest, "%.3f", *std::max_element(values.begin(), values.end()));
+            std::printf("%-9s %10s %10s %10s %10s\n", name, percentile(values, 0.5).c_str(),
+                percentile(values, 0.99).c_str(), percentile(values, 0.999).c_str(), largest);
         }
     }
     if (can_count_allocations()) {
@@ -159,19 +173,44 @@ void print_summary(const Engine& engine, const Samples& samples, const Measured&
 
 void write_text(const std::string& path, const std::string& text)
 {
+    const auto written = [&text](std::FILE* file) {
+        return file != nullptr && std::fwrite(text.data(), 1, text.size(), file) == text.size()
+            && std::fflush(file) == 0;
+    };
+    const auto refuse = [](const std::string& what) {
+        const std::string why = std::strerror(errno);
+        throw runtime::Error(runtime::Code::bad_input, what + " cannot be written: " + why, "a place for the results",
+            "pass another --json");
+    };
     if (path == "-") {
-        std::fwrite(text.data(), 1, text.size(), stdout);
+        if (!written(stdout)) {
+            refuse("stdout");
+        }
         return;
     }
-    const std::string partial = path + ".partial";
-    std::FILE* file = std::fopen(partial.c_str(), "wb");
-    bool written = file != nullptr && std::fwrite(text.data(), 1, text.size(), file) == text.size();
-    written = file != nullptr && std::fclose(file) == 0 && written;
-    if (!written || std::rename(partial.c_str(), path.c_str()) != 0) {
-        const std::string why = std::strerror(errno);
+    std::error_code ignored;
+    const std::string target = std::filesystem::is_symlink(path, ignored)
+        ? std::filesystem::weakly_canonical(path, ignored).string() : path;
+    if (std::filesystem::exists(target, ignored) && !std::filesystem::is_regular_file(target, ignored)) {
+        // A device or a pipe keeps its name.
+        const std::unique_ptr<std::FILE, int (*)(std::FILE*)> file(std::fopen(target.c_str(), "wb"), &std::fclose);
+        if (!written(file.get())) {
+            refuse(path);
+        }
+        return;
+    }
+    std::string partial = target + ".XXXXXX";
+    const int descriptor = mkstemp(partial.data());
+    if (descriptor < 0) {
+        refuse(path);
+    }
+    std::FILE* file = fdopen(descriptor, "wb");
+    const bool whole = written(file) && fchmod(descriptor, 0644) == 0;
+    if ((file != nullptr && std::fclose(file) != 0) || !whole || std::rename(partial.c_str(), target.c_str()) != 0) {
+        const int error = errno;
         std::remove(partial.c_str());
-        throw runtime::Error(runtime::Code::bad_input, path + " cannot be written: " + why, "a place for the results",
-            "pass another --json");
+        errno = error;
+        refuse(path);
     }
 }
 

@@ -4,6 +4,7 @@
 #include <array>
 #include <charconv>
 #include <cstdint>
+#include <filesystem>
 #include <fstream>
 #include <limits>
 #include <sstream>
@@ -89,10 +90,17 @@ private:
     const std::string& path_;
 };
 
+// A pipe would have the program wait for who writes into it.
+std::ifstream opened(const std::string& path, std::ios::openmode mode)
+{
+    std::error_code ignored;
+    return std::filesystem::is_regular_file(path, ignored) ? std::ifstream(path, mode) : std::ifstream();
+}
+
 // An array of exactly that kind, all of it in memory: pages that come later would be part of a frame's time.
 std::unique_ptr<unsigned char[]> read_array(const std::string& path, const ArrayKind& wanted)
 {
-    std::ifstream file(path, std::ios::binary | std::ios::ate);
+    std::ifstream file = opened(path, std::ios::binary | std::ios::ate);
     const auto file_size = static_cast<std::streamoff>(file.tellg());
     file.seekg(0);
     std::array<unsigned char, 12> prefix{};  // magic, version, length of the header
@@ -170,7 +178,7 @@ EgoState ego_of(const json::Field& field)
 // What frames.json says; the arrays are left to the caller.
 Samples read_document(const std::string& path)
 {
-    std::ifstream file(path, std::ios::binary);
+    std::ifstream file = opened(path, std::ios::binary);
     std::ostringstream text;
     if (!file || !(text << file.rdbuf())) {
         throw Error(Code::bad_input, path + " is missing or cannot be read", kWritten, kNextStep);

@@ -5,7 +5,7 @@ include(${CMAKE_CURRENT_LIST_DIR}/../../plugins/cmake/QdbevTensorRTHeaders.cmake
 
 add_library(qdbev_tensorrt_headers INTERFACE)
 # Of src/tensorrt; the tests compile them against doubles of both.
-set(QDBEV_TENSORRT_BACKEND backend.cpp compatibility.cpp cuda.cpp file.cpp log.cpp plugins.cpp stream.cpp)
+set(QDBEV_TENSORRT_BACKEND backend.cpp compatibility.cpp cuda.cpp log.cpp plugins.cpp stream.cpp)
 set(QDBEV_RUNTIME_TENSORRT_SOURCES src/tensorrt/absent.cpp)
 
 if(QDBEV_TENSORRT)

@@ -31,8 +31,12 @@ public:
 
     // Runs a frame on what the inputs hold. `image`: host: Inputs::image; device memory at `device_image` is taken
     // instead where that is not nullptr (it may be device_image() itself, and is then not copied). The state that was
-    // written last is read; where the run fails it stays the last one. Fills upload, compute and download.
+    // written last is read; where the run fails, state and outputs stay the last ones. Fills upload, compute and
+    // download.
     virtual Status run(const void* device_image, Times& times) noexcept = 0;
+
+    // The last run is as if it had failed. Once after a run that did not.
+    virtual void undo() noexcept = 0;
 
     // Of the last run, all layers, in host memory.
     virtual const float* classes() const noexcept = 0;

@@ -221,6 +221,11 @@ std::string read_manifest(const Folder& folder, const Field& manifest, Bundle& b
     return precision;
 }
 
+Error was_changed(const Folder& folder, const std::string& name, const std::string& sha256)
+{
+    return folder.refused(name + " was changed: its sha256 is another", "sha256 " + json::quoted(sha256));
+}
+
 // Reads a listed file to its end. Returns its text if it is kept, else nothing.
 std::string verified(
     const Folder& folder, const std::string& name, const Field& entry, bool keep, std::vector<char>& piece)
@@ -252,7 +257,7 @@ std::string verified(
         }
     }
     if (sum.finish() != sha256) {
-        throw folder.refused(name + " was changed: its sha256 is another", "sha256 " + json::quoted(sha256));
+        throw was_changed(folder, name, sha256);
     }
     return text;
 }
@@ -315,6 +320,9 @@ Bundle Bundle::open(const std::string& path)
 
     const std::map<std::string, std::string> documents = verified_files(folder, root);
     const Field files = root["files"];
+    for (const Value::Member& listed : files.members()) {
+        bundle.sha256.emplace(folder.file(listed.name), files[listed.name]["sha256"].text());
+    }
     for (const char* name : {kContract, kLayers, kGuard}) {
         require_listed(folder, files, name);
     }
@@ -336,6 +344,29 @@ Bundle Bundle::open(const std::string& path)
     bundle.precision = (precision.empty() ? "precision not stated" : precision)
         + (emulated ? ", emulated in floating point" : "");
     return bundle;
+}
+
+std::vector<char> Bundle::read(const std::string& path_of_file) const
+{
+    const std::size_t slash = path_of_file.rfind('/');
+    const Folder folder = Folder::of_bundle(path_of_file.substr(0, slash));
+    const std::string name = path_of_file.substr(slash + 1);
+    PlainFile file(folder, name);
+    std::vector<char> bytes(static_cast<std::size_t>(file.size()));
+    std::size_t length = 0;
+    while (length < bytes.size()) {
+        const std::size_t count = file.read(bytes.data() + length, bytes.size() - length);
+        if (count == 0) {
+            break;
+        }
+        length += count;
+    }
+    const auto known = sha256.find(path_of_file);
+    if (length != bytes.size()
+        || (known != sha256.end() && sha256_of({bytes.data(), bytes.size()}) != known->second)) {
+        throw was_changed(folder, name, known == sha256.end() ? "of the file as it was" : known->second);
+    }
+    return bytes;
 }
 
 }  // namespace qdbev::runtime

@@ -3,6 +3,7 @@
 
 #include <array>
 #include <cstdint>
+#include <map>
 #include <optional>
 #include <string>
 #include <vector>
@@ -34,8 +35,13 @@ struct Bundle {
     int32_t threads = 0;       // of an operator; 0: not stated
     std::string provider;      // of ONNX Runtime
 
+    std::map<std::string, std::string> sha256;  // of each file that was verified, by its path
+
     // Verifies it. Throws Error (bad_input).
     static Bundle open(const std::string& path);
+
+    // The bytes of a file, which are those that were verified. Throws Error (bad_input).
+    std::vector<char> read(const std::string& path_of_file) const;
 };
 
 }  // namespace qdbev::runtime

@@ -86,25 +86,62 @@ rt::Status missing_argument(const char* what) noexcept
     return {rt::Code::usage, what, "an argument that is not null", "see qdbev_runtime/c_api.h"};
 }
 
-// Structures of this release are known in full; a longer one comes from a later header, and what it adds is unknown.
+// Of every structure the size in the first release that had it: what is shorter is none. Never to be changed.
 template <typename Structure>
-bool usable(const Structure* structure) noexcept
+constexpr std::size_t kFirstSize = 0;
+template <>
+constexpr std::size_t kFirstSize<qdbev_rt_engine_options> = 40;
+template <>
+constexpr std::size_t kFirstSize<qdbev_rt_session_options> = 32;
+template <>
+constexpr std::size_t kFirstSize<qdbev_rt_contract> = 192;
+template <>
+constexpr std::size_t kFirstSize<qdbev_rt_frame> = 232;
+template <>
+constexpr std::size_t kFirstSize<qdbev_rt_output> = 96;
+
+// Of a later header what it adds is unknown here, and must not be ignored.
+template <typename Structure>
+bool usable(const Structure* given) noexcept
 {
-    return structure != nullptr && structure->size == sizeof(Structure);
+    static_assert(sizeof(Structure) >= kFirstSize<Structure> && kFirstSize<Structure> != 0);
+    return given != nullptr && given->size >= kFirstSize<Structure> && given->size <= sizeof(Structure);
 }
 
 rt::Status other_size(const char* what) noexcept
 {
-    return {rt::Code::usage, what, "a structure of this library's size, made by its function",
-        "initialise it with qdbev_rt_new_... or qdbev_rt_default_..., and compile with this library's header"};
+    return {rt::Code::usage, what, "a structure that its qdbev_rt_init_ function initialised",
+        "initialise it with its sizeof; a program that is newer than this library needs the newer library"};
 }
 
 template <typename Structure>
-Structure sized() noexcept
+void put(const Structure& from, Structure* to, std::size_t size) noexcept
 {
-    Structure structure{};
-    structure.size = sizeof(Structure);
-    return structure;
+    if (to != nullptr) {
+        std::memset(static_cast<void*>(to), 0, size);
+        std::memcpy(static_cast<void*>(to), &from, std::min(size, sizeof from));
+        std::memcpy(static_cast<void*>(to), &size, sizeof size);
+    }
+}
+
+// What an earlier header's structure does not have is as by default.
+template <typename Structure>
+Structure taken(const Structure& given, Structure defaults = {}) noexcept
+{
+    std::memcpy(static_cast<void*>(&defaults), &given, given.size);
+    return defaults;
+}
+
+qdbev_rt_frame default_frame() noexcept
+{
+    qdbev_rt_frame frame{};
+    frame.rotation[0] = 1;
+    return frame;
+}
+
+rt::Memory memory_of(int32_t memory) noexcept
+{
+    return static_cast<rt::Memory>(memory);  // what it may be is checked a floor below
 }
 
 template <std::size_t Size>
@@ -117,8 +154,7 @@ rt::Frame frame_of(const qdbev_rt_frame& given) noexcept
 {
     rt::Frame frame;
     if (given.image != nullptr) {
-        frame.images = rt::ImageTensor{
-            given.image, given.image_memory == QDBEV_RT_DEVICE ? rt::Memory::device : rt::Memory::host};
+        frame.images = rt::ImageTensor{given.image, memory_of(given.image_memory)};
     } else {
         rt::CameraImages cameras;
         std::copy(std::begin(given.cameras), std::end(given.cameras), cameras.data.begin());
@@ -144,45 +180,45 @@ const char* qdbev_rt_version(void)
     return QDBEV_RUNTIME_VERSION;
 }
 
-qdbev_rt_engine_options qdbev_rt_default_engine_options(void)
+void qdbev_rt_init_engine_options(qdbev_rt_engine_options* options, size_t size)
 {
-    return sized<qdbev_rt_engine_options>();
+    put({}, options, size);
 }
 
-qdbev_rt_session_options qdbev_rt_default_session_options(void)
+void qdbev_rt_init_session_options(qdbev_rt_session_options* options, size_t size)
 {
-    return sized<qdbev_rt_session_options>();
+    put({}, options, size);
 }
 
-qdbev_rt_frame qdbev_rt_new_frame(void)
+void qdbev_rt_init_contract(qdbev_rt_contract* contract, size_t size)
 {
-    auto frame = sized<qdbev_rt_frame>();
-    frame.rotation[0] = 1;
-    return frame;
+    put({}, contract, size);
 }
 
-qdbev_rt_output qdbev_rt_new_output(void)
+void qdbev_rt_init_frame(qdbev_rt_frame* frame, size_t size)
 {
-    return sized<qdbev_rt_output>();
+    put(default_frame(), frame, size);
 }
 
-qdbev_rt_contract qdbev_rt_new_contract(void)
+void qdbev_rt_init_output(qdbev_rt_output* output, size_t size)
 {
-    return sized<qdbev_rt_contract>();
+    put({}, output, size);
 }
 
 int32_t qdbev_rt_open(const char* bundle, const qdbev_rt_engine_options* options, qdbev_rt_engine** engine, char* error,
     size_t error_size)
 {
     return guarded(error, error_size, [&]() -> rt::Status {
+        if (engine != nullptr) {
+            *engine = nullptr;
+        }
         if (bundle == nullptr || engine == nullptr) {
             return missing_argument("no bundle, or no place for the engine");
         }
-        *engine = nullptr;
-        const qdbev_rt_engine_options chosen = options == nullptr ? qdbev_rt_default_engine_options() : *options;
-        if (!usable(&chosen)) {
+        if (options != nullptr && !usable(options)) {
             return other_size("engine options of another size");
         }
+        const qdbev_rt_engine_options chosen = options == nullptr ? qdbev_rt_engine_options{} : taken(*options);
         rt::EngineOptions opened;
         opened.backend_library = chosen.backend_library == nullptr ? "" : chosen.backend_library;
         opened.threads = chosen.threads;
@@ -212,19 +248,21 @@ int32_t qdbev_rt_describe(const qdbev_rt_engine* engine, qdbev_rt_contract* cont
             return other_size("a contract of another size, or none");
         }
         const rt::Contract& known = engine->engine.contract();
-        contract->variant = known.variant.c_str();
-        contract->backend = engine->engine.backend().c_str();
-        contract->precision = engine->engine.precision().c_str();
-        std::transform(known.cameras.begin(), known.cameras.end(), contract->cameras,
+        qdbev_rt_contract described{};
+        described.variant = known.variant.c_str();
+        described.backend = engine->engine.backend().c_str();
+        described.precision = engine->engine.precision().c_str();
+        std::transform(known.cameras.begin(), known.cameras.end(), described.cameras,
             [](const std::string& name) { return name.c_str(); });
-        std::transform(known.classes.begin(), known.classes.end(), contract->classes,
+        std::transform(known.classes.begin(), known.classes.end(), described.classes,
             [](const std::string& name) { return name.c_str(); });
-        contract->source_height = known.preprocess.source.height;
-        contract->source_width = known.preprocess.source.width;
-        contract->queries = known.queries;
-        contract->max_boxes = known.max_boxes;
-        contract->image_bytes = known.inputs[0].bytes();
-        contract->state_bytes = known.outputs[0].bytes();
+        described.source_height = known.preprocess.source.height;
+        described.source_width = known.preprocess.source.width;
+        described.queries = known.queries;
+        described.max_boxes = known.max_boxes;
+        described.image_bytes = known.inputs[0].bytes();
+        described.state_bytes = known.outputs[0].bytes();
+        put(described, contract, contract->size);
         return {};
     });
 }
@@ -245,17 +283,19 @@ int32_t qdbev_rt_new_session(const qdbev_rt_engine* engine, const qdbev_rt_sessi
     qdbev_rt_session** session, char* error, size_t error_size)
 {
     return guarded(error, error_size, [&]() -> rt::Status {
+        if (session != nullptr) {
+            *session = nullptr;
+        }
         if (engine == nullptr || session == nullptr) {
             return missing_argument("no engine, or no place for the session");
         }
-        *session = nullptr;
-        const qdbev_rt_session_options chosen = options == nullptr ? qdbev_rt_default_session_options() : *options;
-        if (!usable(&chosen)) {
+        if (options != nullptr && !usable(options)) {
             return other_size("session options of another size");
         }
+        const qdbev_rt_session_options chosen = options == nullptr ? qdbev_rt_session_options{} : taken(*options);
         rt::SessionOptions opened;
         opened.cuda_graph = chosen.cuda_graph != 0;
-        opened.wait = chosen.wait == QDBEV_RT_SPIN ? rt::Wait::spin : rt::Wait::block;
+        opened.wait = static_cast<rt::Wait>(chosen.wait);
         opened.timed = chosen.timed != 0;
         opened.min_score = chosen.min_score;
         opened.max_gap_s = chosen.max_gap_s;
@@ -280,19 +320,23 @@ int32_t qdbev_rt_step(qdbev_rt_session* session, const qdbev_rt_frame* frame, qd
             return other_size("a frame or an output of another size, or none");
         }
         rt::StepOutput stepped;
-        if (rt::Status status = session->session.step(frame_of(*frame), stepped); !status.ok()) {
+        const qdbev_rt_frame given = taken(*frame, default_frame());
+        if (rt::Status status = session->session.step(frame_of(given), stepped); !status.ok()) {
             return status;
         }
-        output->boxes = reinterpret_cast<const qdbev_rt_box*>(stepped.boxes);
-        output->count = stepped.count;
-        output->reset = stepped.reset ? 1 : 0;
-        output->reset_reason = stepped.reset_reason;
-        output->prepare_ms = stepped.times.prepare;
-        output->upload_ms = stepped.times.upload;
-        output->compute_ms = stepped.times.compute;
-        output->download_ms = stepped.times.download;
-        output->decode_ms = stepped.times.decode;
-        output->total_ms = stepped.times.total;
+        qdbev_rt_output told{};
+        told.boxes = reinterpret_cast<const qdbev_rt_box*>(stepped.boxes);
+        told.count = stepped.count;
+        told.box_bytes = sizeof(qdbev_rt_box);
+        told.reset = stepped.reset ? 1 : 0;
+        told.reset_reason = stepped.reset_reason;
+        told.prepare_ms = stepped.times.prepare;
+        told.upload_ms = stepped.times.upload;
+        told.compute_ms = stepped.times.compute;
+        told.download_ms = stepped.times.download;
+        told.decode_ms = stepped.times.decode;
+        told.total_ms = stepped.times.total;
+        put(told, output, output->size);
         return {};
     });
 }
@@ -306,8 +350,7 @@ void qdbev_rt_reset(qdbev_rt_session* session)
 
 void* qdbev_rt_image_buffer(qdbev_rt_session* session, int32_t memory)
 {
-    const auto where = memory == QDBEV_RT_DEVICE ? rt::Memory::device : rt::Memory::host;
-    return session == nullptr ? nullptr : session->session.image_buffer(where);
+    return session == nullptr ? nullptr : session->session.image_buffer(memory_of(memory));
 }
 
 void* qdbev_rt_cuda_stream(qdbev_rt_session* session)

@@ -54,21 +54,23 @@ Status check(const EgoState& ego) noexcept
     return {};
 }
 
-void can_bus_vector(const EgoState& current, const EgoState* previous, float out[kCanBus]) noexcept
+bool can_bus_vector(const EgoState& current, const EgoState* previous, float out[kCanBus]) noexcept
 {
     const EgoState& before = previous == nullptr ? current : *previous;
+    float* to = out;
     const auto narrow = [](double value) { return static_cast<float>(value); };
     // In double precision: global coordinates reach thousands of metres.
     for (std::size_t axis = 0; axis < 3; ++axis) {
-        *out++ = narrow(current.translation[axis] - before.translation[axis]);
+        *to++ = narrow(current.translation[axis] - before.translation[axis]);
     }
-    out = std::transform(current.rotation.begin(), current.rotation.end(), out, narrow);
-    out = std::transform(current.acceleration.begin(), current.acceleration.end(), out, narrow);
-    out = std::transform(current.rotation_rate.begin(), current.rotation_rate.end(), out, narrow);
-    out = std::transform(current.velocity.begin(), current.velocity.end(), out, narrow);
+    to = std::transform(current.rotation.begin(), current.rotation.end(), to, narrow);
+    to = std::transform(current.acceleration.begin(), current.acceleration.end(), to, narrow);
+    to = std::transform(current.rotation_rate.begin(), current.rotation_rate.end(), to, narrow);
+    to = std::transform(current.velocity.begin(), current.velocity.end(), to, narrow);
     const double yaw = yaw_of(current);
-    *out++ = narrow(yaw);
-    *out = narrow(wrapped_degrees((yaw - yaw_of(before)) * kDegreesPerRadian));
+    *to++ = narrow(yaw);
+    *to = narrow(wrapped_degrees((yaw - yaw_of(before)) * kDegreesPerRadian));
+    return std::all_of(out, out + kCanBus, [](float value) { return std::isfinite(value); });
 }
 
 }  // namespace qdbev::runtime

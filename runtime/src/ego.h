@@ -25,7 +25,8 @@ Status check(const EgoState& ego) noexcept;
 
 // Motion since `previous`, or none at all on a first frame (nullptr): [0:3] translation since the previous frame, in
 // global axes, [3:7] quaternion, [7:10] acceleration, [10:13] rotation rate, [13:16] velocity, [16] yaw in radians,
-// [17] yaw since the previous frame in degrees, wrapped.
-void can_bus_vector(const EgoState& current, const EgoState* previous, float out[kCanBus]) noexcept;
+// [17] yaw since the previous frame in degrees, wrapped. False where a number is beyond single precision: the network
+// would carry what it makes of that from frame to frame.
+[[nodiscard]] bool can_bus_vector(const EgoState& current, const EgoState* previous, float out[kCanBus]) noexcept;
 
 }  // namespace qdbev::runtime

@@ -8,6 +8,14 @@
 #include "sequence.h"
 
 namespace qdbev::runtime {
+namespace {
+
+Status moved_away() noexcept
+{
+    return {Code::usage, "a session that was moved away", "the one that it was moved to", "use that"};
+}
+
+}  // namespace
 
 struct Engine::Impl {
     Bundle bundle;
@@ -49,6 +57,10 @@ const std::string& Engine::precision() const noexcept
 
 Session Engine::session(const SessionOptions& options) const
 {
+    if (!impl_) {
+        throw Error(Code::usage, "an engine that was moved away", "the one that it was moved to", "use that");
+    }
+    require_usable(options);
     std::unique_ptr<Stream> stream = impl_->backend->stream(options);
     return Session(std::unique_ptr<Session::Impl>(
         new Session::Impl{impl_, Sequence(impl_->bundle.contract, std::move(stream), options)}));
@@ -61,37 +73,39 @@ Session::~Session() = default;
 
 Status Session::step(const Frame& frame, StepOutput& output) noexcept
 {
-    return impl_->sequence.step(frame, output);
+    return impl_ ? impl_->sequence.step(frame, output) : moved_away();
 }
 
 void Session::reset() noexcept
 {
-    impl_->sequence.reset();
+    if (impl_) {
+        impl_->sequence.reset();
+    }
 }
 
 void* Session::image_buffer(Memory memory) noexcept
 {
-    return impl_->sequence.image_buffer(memory);
+    return impl_ ? impl_->sequence.image_buffer(memory) : nullptr;
 }
 
 const float* Session::classes() const noexcept
 {
-    return impl_->sequence.stream().classes();
+    return impl_ ? impl_->sequence.stream().classes() : nullptr;
 }
 
 const float* Session::coords() const noexcept
 {
-    return impl_->sequence.stream().coords();
+    return impl_ ? impl_->sequence.stream().coords() : nullptr;
 }
 
 Status Session::read_state(void* out, std::size_t bytes) noexcept
 {
-    return impl_->sequence.read_state(out, bytes);
+    return impl_ ? impl_->sequence.read_state(out, bytes) : moved_away();
 }
 
 void* Session::cuda_stream() const noexcept
 {
-    return impl_->sequence.stream().cuda_stream();
+    return impl_ ? impl_->sequence.stream().cuda_stream() : nullptr;
 }
 
 }  // namespace qdbev::runtime

@@ -564,9 +564,10 @@ int64_t Field::integer(int64_t low, int64_t high) const
 {
     const int64_t* found = value_->integer();
     if (found == nullptr || *found < low || *found > high) {
-        refuse(high == std::numeric_limits<int64_t>::max()
-                ? "a whole number of at least " + std::to_string(low)
-                : "a whole number from " + std::to_string(low) + " to " + std::to_string(high));
+        using Limits = std::numeric_limits<int64_t>;
+        const std::string least = "a whole number of at least " + std::to_string(low);
+        refuse(high != Limits::max() ? "a whole number from " + std::to_string(low) + " to " + std::to_string(high)
+            : low == Limits::min() ? "a whole number of 64 bits" : least);
     }
     return *found;
 }

@@ -26,11 +26,13 @@ Status Past::judge(const EgoState& ego, std::string_view scene, Verdict& out) no
         found.add("a scene's name of ").add(static_cast<int64_t>(scene.size())).add(" bytes");
         return {Code::bad_input, found.c_str(), "at most 255 bytes", "pass a shorter name, a token say"};
     }
-    const char* reason = "";
+    Verdict verdict;
     if (!known_) {
-        reason = "first frame";
+        verdict.reset = true;
+        verdict.reason.add("first frame");
     } else if (scene != last_scene()) {
-        reason = "new scene";
+        verdict.reset = true;
+        verdict.reason.add("new scene");
     } else {
         const double gap_s = seconds_between(ego_.timestamp_us, ego.timestamp_us);
         if (gap_s <= 0) {
@@ -41,12 +43,11 @@ Status Past::judge(const EgoState& ego, std::string_view scene, Verdict& out) no
                 "sort the frames, or reset the session where a stream starts again"};
         }
         if (gap_s > max_gap_s_) {
-            gap_ = {};
-            gap_.add("gap of ").add(gap_s, 2).add(" s");
-            reason = gap_.c_str();
+            verdict.reset = true;
+            verdict.reason.add("gap of ").add(gap_s, 2).add(" s");
         }
     }
-    out = {*reason != '\0', reason};
+    out = verdict;
     return {};
 }
 

@@ -14,7 +14,7 @@ namespace qdbev::runtime {
 // A frame that may be run: with the state of the last one, or without.
 struct Verdict {
     bool reset = false;
-    const char* reason = "";  // for the reset; the Past's own, until it judges again
+    Text<40> reason;  // for the reset
 };
 
 // Not allocating: a Past holds the one frame in itself.
@@ -23,8 +23,6 @@ public:
     static constexpr std::size_t kMaxScene = 255;
 
     explicit Past(double max_gap_s) noexcept : max_gap_s_(max_gap_s) {}
-    Past(const Past&) = delete;  // a Verdict points into it
-    Past& operator=(const Past&) = delete;
 
     // Refuses what cannot follow; `out` is written only where the frame may be run. What later frames are judged by
     // stays as it is. `ego` is one that `check` let pass.
@@ -46,7 +44,6 @@ private:
     EgoState ego_;
     std::array<char, kMaxScene> scene_{};
     std::size_t scene_length_ = 0;
-    Text<40> gap_;
 };
 
 }  // namespace qdbev::runtime

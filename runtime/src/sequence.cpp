@@ -1,5 +1,6 @@
 #include "sequence.h"
 
+#include <algorithm>
 #include <chrono>
 #include <cmath>
 #include <cstring>
@@ -19,30 +20,33 @@ double ms_between(Clock::time_point from, Clock::time_point to) noexcept
 
 bool all_finite(const float* values, std::size_t count) noexcept
 {
-    for (std::size_t i = 0; i < count; ++i) {
-        if (!std::isfinite(values[i])) {
-            return false;
-        }
-    }
-    return true;
+    return std::all_of(values, values + count, [](float value) { return std::isfinite(value); });
 }
 
-const Contract& with_usable_options(const Contract& contract, const SessionOptions& options)
+bool any_nan(const float* values, std::size_t count) noexcept
 {
-    if (!(options.max_gap_s >= 0)) {
-        throw Error(Code::usage, "max_gap_s " + std::to_string(options.max_gap_s), "a positive number of seconds",
-            "leave it at 0 for the contract's own");
-    }
-    if (std::isnan(options.min_score)) {
-        throw Error(Code::usage, "a min_score that is not a number", "0 to 1", "leave it at 0 for all boxes");
-    }
-    return contract;
+    return std::any_of(values, values + count, [](float value) { return std::isnan(value); });
 }
 
 }  // namespace
 
+void require_usable(const SessionOptions& options)
+{
+    if (options.wait != Wait::block && options.wait != Wait::spin) {
+        throw Error(Code::usage, "an unknown way to wait", "Wait::block or Wait::spin", "leave it at Wait::block");
+    }
+    if (!(options.max_gap_s >= 0)) {
+        throw Error(Code::usage, "max_gap_s " + std::to_string(options.max_gap_s), "a positive number of seconds",
+            "leave it at 0 for the contract's own");
+    }
+    if (!(options.min_score >= 0 && options.min_score <= 1)) {
+        throw Error(Code::usage, "min_score " + std::to_string(options.min_score), "0 to 1",
+            "leave it at 0 for all boxes");
+    }
+}
+
 Sequence::Sequence(const Contract& contract, std::unique_ptr<Stream> stream, const SessionOptions& options)
-    : contract_(with_usable_options(contract, options)),
+    : contract_(contract),
       stream_(std::move(stream)),
       past_(options.max_gap_s > 0 ? options.max_gap_s : contract.max_gap_s),
       decoder_(contract, options.min_score)
@@ -63,12 +67,9 @@ Status Sequence::step(const Frame& frame, StepOutput& output) noexcept
         return status;
     }
     const void* device_image = nullptr;
-    if (Status status = stage(frame, device_image); !status.ok()) {
+    if (Status status = stage(frame, verdict, device_image); !status.ok()) {
         return status;
     }
-    const Stream::Inputs& inputs = stream_->inputs();
-    can_bus_vector(frame.ego, verdict.reset ? nullptr : &past_.ego(), inputs.can_bus);
-    *inputs.use_prev_bev = verdict.reset ? 0.0F : 1.0F;
 
     Times times;
     const Clock::time_point prepared = Clock::now();
@@ -77,20 +78,50 @@ Status Sequence::step(const Frame& frame, StepOutput& output) noexcept
         return status;
     }
     const Clock::time_point ran = Clock::now();
+    if (Status status = refuse_nan(); !status.ok()) {
+        return status;
+    }
     const std::size_t count = decoder_.run(stream_->classes(), stream_->coords());
     past_.commit(frame.ego, frame.scene);
+    reset_reason_ = verdict.reason;
     has_state_ = true;
     const Clock::time_point ended = Clock::now();
     times.decode = ms_between(ran, ended);
     times.total = ms_between(started, ended);
-    output = StepOutput{decoder_.boxes(), count, verdict.reset, verdict.reason, times};
+    output = StepOutput{decoder_.boxes(), count, verdict.reset, reset_reason_.c_str(), times};
     return {};
 }
 
-// The frame's images and projections into the stream's inputs, or `device_image` where they lie on the device already.
-Status Sequence::stage(const Frame& frame, const void*& device_image) noexcept
+// A number that is none spreads from the state over all boxes, and from frame to frame. The frame that shows it counts
+// for nothing; where the next one shows it too it is in the state, which is forgotten.
+Status Sequence::refuse_nan() noexcept
+{
+    const std::size_t last_layer = static_cast<std::size_t>(contract_.decoder_layers - 1);
+    const std::size_t queries = static_cast<std::size_t>(contract_.queries);
+    const std::size_t logits = queries * kClasses, codes = queries * kBoxCode;
+    if (!any_nan(stream_->classes() + last_layer * logits, logits)
+        && !any_nan(stream_->coords() + last_layer * codes, codes)) {
+        was_nan_ = false;
+        return {};
+    }
+    stream_->undo();
+    if (was_nan_) {
+        past_.forget();
+    }
+    was_nan_ = true;
+    return {Code::failed, "outputs that are no numbers", "images and projections that the network can compute with",
+        "drop the frame, and look at its images; the frame after a second such one begins anew"};
+}
+
+// The frame into the stream's inputs, or `device_image` where its images lie on the device already.
+Status Sequence::stage(const Frame& frame, const Verdict& verdict, const void*& device_image) noexcept
 {
     const Stream::Inputs& inputs = stream_->inputs();
+    *inputs.use_prev_bev = verdict.reset ? 0.0F : 1.0F;
+    if (!can_bus_vector(frame.ego, verdict.reset ? nullptr : &past_.ego(), inputs.can_bus)) {
+        return {Code::bad_input, "ego motion beyond single precision", "metres and seconds of a car",
+            "drop the frame, or repair its source"};
+    }
     if (frame.lidar2img == nullptr || !all_finite(frame.lidar2img, kLidar2Img)) {
         return {Code::bad_input,
             frame.lidar2img == nullptr ? "a frame without lidar2img" : "a lidar2img with a number that is not finite",
@@ -105,6 +136,9 @@ Status Sequence::stage(const Frame& frame, const void*& device_image) noexcept
     if (tensor == nullptr || tensor->data == nullptr) {
         return {Code::bad_input, "a frame without images", "six camera frames, or the image input",
             "set Frame::images to CameraImages or to an ImageTensor"};
+    }
+    if (tensor->memory != Memory::host && tensor->memory != Memory::device) {
+        return {Code::usage, "an image in unknown memory", "Memory::host or Memory::device", "set ImageTensor::memory"};
     }
     if (tensor->memory == Memory::device) {
         if (stream_->device_image() == nullptr) {
@@ -132,7 +166,11 @@ Status Sequence::read_state(void* out, std::size_t bytes) noexcept
 
 void* Sequence::image_buffer(Memory memory) noexcept
 {
-    return memory == Memory::device ? stream_->device_image() : stream_->inputs().image;
+    switch (memory) {
+    case Memory::host: return stream_->inputs().image;
+    case Memory::device: return stream_->device_image();
+    }
+    return nullptr;
 }
 
 }  // namespace qdbev::runtime

@@ -106,7 +106,9 @@ void can_bus(const Folder& folder)
         const bool follows = values.next() != 0;
         const EgoState ego = next_ego(values);
         out.resize(out.size() + kCanBus);
-        can_bus_vector(ego, follows ? &before : nullptr, out.data() + out.size() - kCanBus);
+        if (!can_bus_vector(ego, follows ? &before : nullptr, out.data() + out.size() - kCanBus)) {
+            throw std::runtime_error("an ego motion beyond single precision");
+        }
         before = ego;
     }
     folder.write(out);
@@ -132,7 +134,7 @@ void judge(const Folder& folder)
             continue;
         }
         past.commit(ego, scene);
-        std::cout << (verdict.reset ? verdict.reason : "goes on") << "\n";
+        std::cout << (verdict.reset ? verdict.reason.c_str() : "goes on") << "\n";
     }
 }
 

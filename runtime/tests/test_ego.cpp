@@ -63,7 +63,7 @@ void a_first_frame_has_not_moved()
     ego.rotation_rate = {4, 5, 6};
     ego.velocity = {7, 8, 9};
     float out[kCanBus];
-    can_bus_vector(ego, nullptr, out);
+    CHECK(can_bus_vector(ego, nullptr, out));
     CHECK(out[0] == 0 && out[1] == 0 && out[2] == 0 && out[17] == 0);
     CHECK(near(out[3], std::sqrt(0.5)) && out[4] == 0 && out[5] == 0 && near(out[6], std::sqrt(0.5)));
     for (int i = 0; i < 9; ++i) {
@@ -80,8 +80,20 @@ void motion_is_since_the_previous_frame()
     before.translation = {1000000.005, -7, 0};
     ego.translation = {1000000.01, -9, 0.5};
     float out[kCanBus];
-    can_bus_vector(ego, &before, out);
+    CHECK(can_bus_vector(ego, &before, out));
     CHECK(near(out[0], 0.005) && out[1] == -2 && out[2] == 0.5F);
+}
+
+void what_is_beyond_single_precision_is_told()
+{
+    EgoState ego = heading(0);
+    const EgoState before = ego;
+    float out[kCanBus];
+    ego.translation[2] = 1e39;
+    CHECK(can_bus_vector(ego, nullptr, out) && !can_bus_vector(ego, &before, out));
+    ego = before;
+    ego.acceleration[1] = -1e300;
+    CHECK(!can_bus_vector(ego, nullptr, out));
 }
 
 void turns_are_wrapped()
@@ -93,7 +105,7 @@ void turns_are_wrapped()
     for (const auto& c : cases) {
         const EgoState before = heading(c.from);
         float out[kCanBus];
-        can_bus_vector(heading(c.to), &before, out);
+        CHECK(can_bus_vector(heading(c.to), &before, out));
         // Half a turn may come out at either end.
         CHECK(near(out[17], c.turn) || (c.turn == -180 && near(out[17], 180)));
         CHECK(near(out[16], c.yaw * std::acos(-1.0) / 180));
@@ -115,6 +127,7 @@ int main()
     states_are_refused_with_a_sentence();
     a_first_frame_has_not_moved();
     motion_is_since_the_previous_frame();
+    what_is_beyond_single_precision_is_told();
     turns_are_wrapped();
     remainders_have_the_sign_of_the_divisor();
     return check::report();

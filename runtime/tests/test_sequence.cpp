@@ -85,9 +85,17 @@ public:
             return {Code::failed, "the device gave up", "one that does not", "try again"};
         }
         state = use_prev_ == 0 ? 1 : state + 1;
-        classes_[0] = static_cast<float>(state);
+        classes_[0] = nan_next == 1 ? std::nanf("") : static_cast<float>(state);
+        coords_[7] = nan_next == 2 ? std::nanf("") : 0.0F;
+        nan_next = 0;
         times.compute = 0.25;
         return {};
+    }
+
+    void undo() noexcept override
+    {
+        --state;
+        ++undone;
     }
 
     const float* classes() const noexcept override { return classes_.data(); }
@@ -103,6 +111,8 @@ public:
     bool has_device = false, fail_next = false;
     const void* last_device_image = nullptr;
     int state = 0;
+    int nan_next = 0;  // 1: in a logit, 2: in a box code
+    int undone = 0;
     float can_bus_[18] = {};
     float lidar2img_[96] = {};
     std::vector<uint8_t> image_;
@@ -196,6 +206,44 @@ void what_fails_leaves_the_past()
     CHECK(f.sequence.step(f.frame(2), f.output).ok() && f.stream->state == 3);
 }
 
+void what_is_no_number_does_not_travel()
+{
+    Fixture f;
+    CHECK(f.sequence.step(f.frame(1), f.output).ok());
+    for (int kind : {1, 2}) {
+        f.stream->nan_next = kind;
+        const Status refused = f.sequence.step(f.frame(1 + 0.6 * kind), f.output);
+        CHECK(refused.code() == Code::failed && check::contains(refused.message(), "no numbers"));
+        CHECK(f.stream->undone == kind);
+        CHECK(f.sequence.step(f.frame(1 + 0.6 * kind), f.output).ok());  // one alone: the past before it is kept
+        CHECK(!f.output.reset && f.stream->state == 1 + kind);
+    }
+    for (int i = 0; i < 2; ++i) {  // two in a row: it is in the state
+        f.stream->nan_next = 1;
+        CHECK(!f.sequence.step(f.frame(2.3), f.output).ok());
+    }
+    CHECK(f.sequence.step(f.frame(2.4), f.output).ok());
+    CHECK(f.output.reset && std::string(f.output.reset_reason) == "first frame" && f.stream->state == 1);
+
+    Frame frame = f.frame(2.5);
+    frame.ego.acceleration[0] = 1e300;
+    const Status refused = f.sequence.step(frame, f.output);
+    CHECK(refused.code() == Code::bad_input && check::contains(refused.message(), "beyond single precision"));
+}
+
+void the_last_output_is_not_rewritten()
+{
+    Fixture f;
+    CHECK(f.sequence.step(f.frame(1), f.output).ok() && f.sequence.step(f.frame(6), f.output).ok());
+    const char* const reason = f.output.reset_reason;
+    CHECK(std::string(reason) == "gap of 5.00 s");
+    Frame refused = f.frame(60);
+    refused.lidar2img = nullptr;
+    StepOutput other;
+    CHECK(!f.sequence.step(refused, other).ok());
+    CHECK(std::string(reason) == "gap of 5.00 s");
+}
+
 void images_reach_the_network()
 {
     Fixture f;
@@ -248,16 +296,31 @@ void boxes_and_times_are_told()
 
 void options_are_checked()
 {
+    const auto refusal = [](auto change) {
+        SessionOptions options;
+        change(options);
+        return check::refusal([&] { require_usable(options); });
+    };
+    CHECK(refusal([](SessionOptions&) {}).empty());
+    CHECK(refusal([](SessionOptions& options) { options.min_score = 1; }).empty());
+    for (const double gap : {-1.0, std::nan("")}) {
+        CHECK(check::contains(refusal([gap](SessionOptions& options) { options.max_gap_s = gap; }), "max_gap_s"));
+    }
+    for (const float score : {-0.1F, 1.1F, std::nanf("")}) {
+        CHECK(check::contains(refusal([score](SessionOptions& options) { options.min_score = score; }), "min_score"));
+    }
+    const auto unknown = [](SessionOptions& options) { options.wait = static_cast<Wait>(9); };
+    CHECK(check::contains(refusal(unknown), "Wait::block"));
+
     SessionOptions options;
-    options.max_gap_s = -1;
-    CHECK(check::contains(check::refusal([&] { Fixture f(false, options); }), "max_gap_s"));
     options.max_gap_s = 10;
     Fixture patient(false, options);
     CHECK(patient.sequence.step(patient.frame(1), patient.output).ok());
     CHECK(patient.sequence.step(patient.frame(9), patient.output).ok() && !patient.output.reset);
-    options = {};
-    options.min_score = std::nanf("");
-    CHECK(check::contains(check::refusal([&] { Fixture f(false, options); }), "min_score"));
+    Frame frame = patient.frame(9.5);
+    frame.images = ImageTensor{&options, static_cast<Memory>(7)};
+    CHECK(check::contains(patient.sequence.step(frame, patient.output).message(), "unknown memory"));
+    CHECK(patient.sequence.image_buffer(static_cast<Memory>(7)) == nullptr);
 }
 
 void no_step_allocates()
@@ -287,6 +350,8 @@ int main()
 {
     carries_the_state_and_drops_it();
     what_fails_leaves_the_past();
+    what_is_no_number_does_not_travel();
+    the_last_output_is_not_rewritten();
     images_reach_the_network();
     boxes_and_times_are_told();
     options_are_checked();

@@ -305,7 +305,7 @@ void plans(Bundle bundle, const Folder& folder)
     is_refused(opened(bundle), Code::bad_input, {"did not take the plan", "magicTagRead == magicTag failed;"},
         kCommand.c_str());
     bundle.engine_file = folder / "absent.plan";
-    is_refused(opened(bundle), Code::bad_input, {"absent.plan cannot be read"}, "copy the bundle again");
+    is_refused(opened(bundle), Code::bad_input, {"absent.plan is not there"}, "copy the bundle again");
     bundle.engine_file = folder / "engine.plan";
     bundle.dla_core = 1;
     CHECK(opened(bundle).code == Code::done && control().dla_core == 1);
@@ -360,7 +360,7 @@ void plugins(Bundle bundle, const Folder& folder)
 {
     const std::string here = folder / "libqdbev_plugins.so";
     bundle.extra_files = {folder / "notes.txt", here};
-    is_refused(opened(bundle), Code::bad_input, {"libqdbev_plugins.so cannot be read"}, "copy the bundle again");
+    is_refused(opened(bundle), Code::bad_input, {"libqdbev_plugins.so is not there"}, "copy the bundle again");
     folder.write("libqdbev_plugins.so", "no library");
     is_refused(opened(bundle), Code::missing, {"no library loads", "libqdbev_plugins.so"}, kCommand.c_str());
     fs::remove(here);  // what was loaded must not be written over
@@ -457,6 +457,16 @@ public:
             }
         }
         return true;
+    }
+
+    // A run that is undone is as if it had not been.
+    Status run_and_undo(int frame)
+    {
+        stage(frame);
+        Times times;
+        Status status = stream_.run(nullptr, times);
+        stream_.undo();
+        return status;
     }
 
     Status run(int frame)
@@ -596,6 +606,9 @@ void failures_of_frames(Backend& backend, const SessionOptions& options)
     const auto stream = backend.stream(options);
     Sequence sequence(*stream);
     CHECK(sequence.run(1).ok() && sequence.run(2).ok());
+    for (int again = 0; again < 2; ++again) {
+        CHECK(sequence.run_and_undo(5).ok() && sequence.holds());
+    }
     int frame = 3;
     const auto leaves_all = [&](const char* part) {
         const Status status = sequence.run(++frame);

@@ -127,6 +127,28 @@ def test_a_state_is_valid_until_the_step_after_the_next(stream: OnnxRuntimeStrea
         other.step(students.drive[0].image, second, True, np.zeros(18, np.float32), students.drive[0].lidar2img)
 
 
+def test_outputs_that_are_no_numbers_do_not_travel(students: Students) -> None:
+    expected = plain_loop(students.onnx, students.bundle, students.drive[:2])
+    first, second = students.drive[:2]
+    with students.bundle.session() as session:
+        session.step(first.image, first.lidar2img, first.ego, first.scene)
+        real = session.stream.step
+
+        def spoilt(*arguments: Any) -> Any:
+            state, classes, coords = real(*arguments)
+            coords[..., 5, 2] = np.nan
+            return state, classes, coords
+
+        session.stream.step = spoilt  # type: ignore[method-assign]
+        with pytest.raises(QdbevError, match="no numbers") as caught:
+            session.step(second.image, second.lidar2img, second.ego, second.scene)
+        assert caught.value.exit_code == ExitCode.GUARD
+        session.stream.step = real  # type: ignore[method-assign]
+        output = session.step(second.image, second.lidar2img, second.ego, second.scene)
+        assert not output.reset
+        np.testing.assert_array_equal(output.classes, expected[1][1])
+
+
 def test_a_step_that_raises_leaves_the_state(stream: OnnxRuntimeStream, students: Students) -> None:
     handle, _, _ = step(stream, students, 0, None)
     kept, session = stream.read_state(handle), stream._session

@@ -84,7 +84,7 @@ def drawn_egos(count: int) -> list[EgoState]:
     seams += [(1, 0, 0, z) for z in (-0.0, -1e-300, 1e-300, -1e-17)]
     for first in seams:
         for second in seams:
-            egos += [EgoState(0, (0.0, -0.0, 1e39), tuple(map(float, seam))) for seam in (first, second)]
+            egos += [EgoState(0, (0.0, -0.0, 1e38), tuple(map(float, seam))) for seam in (first, second)]
     return egos
 
 

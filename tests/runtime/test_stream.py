@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
+import re
 import shutil
 from pathlib import Path
 
@@ -99,6 +101,11 @@ def test_what_is_missing_is_named(students: Students, tmp_path: Path) -> None:
     no_samples = run("qdbev-stream", students.bundle.path, "--samples", tmp_path / "nowhere")
     assert no_samples.returncode == 3
     assert "--save-samples" in no_samples.stderr
+    (drive / "lidar2img.npy").unlink()
+    os.mkfifo(drive / "lidar2img.npy")  # would wait for a writer
+    pipe = run("qdbev-stream", students.bundle.path, "--samples", drive)
+    assert pipe.returncode == 3
+    assert "lidar2img.npy" in pipe.stderr
 
 
 def test_frames_of_another_size_are_refused(students: Students, tmp_path: Path) -> None:
@@ -136,6 +143,16 @@ def test_results_appear_whole_or_not_at_all(students: Students, tmp_path: Path) 
     assert json.loads(out.read_text(encoding="utf-8"))["data"] == "a drive of noise"
     assert f"1 frames of a drive of noise, {SPEC.max_boxes} boxes" in done.stdout
     assert sorted(path.name for path in tmp_path.iterdir()) == ["drive", "out.json"]
+    link = tmp_path / "link.json"
+    link.symlink_to(out)
+    out.write_text("old", encoding="utf-8")
+    table = run("qdbev-stream", students.bundle.path, "--samples", drive, "--json", link).stdout
+    assert link.is_symlink()
+    assert json.loads(out.read_text(encoding="utf-8"))["frames"]
+    assert re.search(r"^total +[0-9.]+ +- +- +[0-9.]+$", table, re.MULTILINE)  # one frame has no p99
+    full = run("qdbev-stream", students.bundle.path, "--samples", drive, "--json", "/dev/full")
+    assert full.returncode == 3
+    assert Path("/dev/full").is_char_device()
     nowhere = run("qdbev-stream", students.bundle.path, "--samples", drive, "--json", tmp_path / "no" / "out.json")
     assert nowhere.returncode == 3
     assert "cannot be written" in nowhere.stderr

@@ -2,8 +2,10 @@
  * is the compiler's affair.
  *
  * Functions that can fail return a qdbev_rt_code and write a sentence into `error` (cut to `error_size`, always
- * terminated, may be null). None throws, and none keeps an error for later. Structures begin with their own size, so
- * that they can grow: initialise them with the functions of that name. */
+ * terminated, may be null). None throws, and none keeps an error for later.
+ *
+ * Structures begin with their own size, so that they can grow at their end: initialise each with its function and the
+ * size that your header gives it. A later library takes an earlier header's; an earlier one refuses a later's. */
 #pragma once
 
 #include <stddef.h>
@@ -97,6 +99,7 @@ typedef struct qdbev_rt_output {
     size_t size;
     const qdbev_rt_box* boxes; /* by falling score; the session's own, until its next step */
     size_t count;
+    size_t box_bytes;          /* from a box to the next: a later library's boxes may be longer */
     int32_t reset;             /* whether the frame began a sequence anew, */
     const char* reset_reason;  /* and why; until the next step */
     double prepare_ms, upload_ms, compute_ms, download_ms, decode_ms, total_ms; /* negative: not told */
@@ -104,11 +107,12 @@ typedef struct qdbev_rt_output {
 
 QDBEV_RUNTIME_EXPORT const char* qdbev_rt_version(void);
 
-QDBEV_RUNTIME_EXPORT qdbev_rt_engine_options qdbev_rt_default_engine_options(void);
-QDBEV_RUNTIME_EXPORT qdbev_rt_session_options qdbev_rt_default_session_options(void);
-QDBEV_RUNTIME_EXPORT qdbev_rt_frame qdbev_rt_new_frame(void);
-QDBEV_RUNTIME_EXPORT qdbev_rt_output qdbev_rt_new_output(void);
-QDBEV_RUNTIME_EXPORT qdbev_rt_contract qdbev_rt_new_contract(void);
+/* The defaults. `size` is sizeof(*options), sizeof(*frame), ... where you compile. */
+QDBEV_RUNTIME_EXPORT void qdbev_rt_init_engine_options(qdbev_rt_engine_options* options, size_t size);
+QDBEV_RUNTIME_EXPORT void qdbev_rt_init_session_options(qdbev_rt_session_options* options, size_t size);
+QDBEV_RUNTIME_EXPORT void qdbev_rt_init_contract(qdbev_rt_contract* contract, size_t size);
+QDBEV_RUNTIME_EXPORT void qdbev_rt_init_frame(qdbev_rt_frame* frame, size_t size);
+QDBEV_RUNTIME_EXPORT void qdbev_rt_init_output(qdbev_rt_output* output, size_t size);
 
 /* Verifies the bundle and loads it. `options` may be null. */
 QDBEV_RUNTIME_EXPORT int32_t qdbev_rt_open(const char* bundle, const qdbev_rt_engine_options* options,

@@ -33,14 +33,18 @@ struct SessionOptions {
     Wait wait = Wait::block;  // spin answers sooner and costs a core
     bool timed = false;       // upload, compute and download are told apart
     double max_gap_s = 0;     // 0: as the contract says
-    float min_score = 0;      // boxes below are left out
+    float min_score = 0;      // 0 to 1: boxes below are left out
 };
 
 class Session;
 
-// A loaded engine. Sessions of one engine share its weights and may run in threads of their own.
+// A loaded engine. Sessions of one engine share its weights and may run in threads of their own (under ONNX Runtime those
+// that spin share one copy, those that block another). What was moved away may only be assigned to or destroyed.
 class QDBEV_RUNTIME_EXPORT Engine {
 public:
+    // On TensorRT the first GPU that CUDA shows is used. On ONNX Runtime the environment's ORT_DISABLE_TELEMETRY is set
+    // to 1 where it is not set: open the first engine before threads read the environment, or set it yourself.
+    //
     // Verifies the bundle (every file against its sha256, the contract, the reports of precision and parity), then
     // loads it. Throws Error; nothing of a bundle that does not hold is loaded.
     static Engine open(const std::string& bundle, const EngineOptions& options = {});
@@ -66,7 +70,8 @@ private:
 // One sequence of frames. It keeps its engine alive. Not for two threads at once.
 //
 // The past is forgotten on the first frame, where `scene` changes, where more than max_gap_s passed, and after reset().
-// A frame that is refused, or fails, leaves the session as it was.
+// A frame that is refused, or fails, leaves the session as it was. Outputs that are no numbers make a frame fail; after
+// two such frames in a row the past is forgotten, too.
 class QDBEV_RUNTIME_EXPORT Session {
 public:
     Session(Session&&) noexcept;

@@ -7,11 +7,15 @@
 namespace qdbev::runtime {
 namespace {
 
+constexpr const char* kTelemetry = "ORT_DISABLE_TELEMETRY";
+
 Library open_library(const std::string& asked)
 {
-    // Newer releases gather data about their users, in a database in the home folder, unless they are told not to
-    // before they begin. Who wants that sets the variable to 0.
-    setenv("ORT_DISABLE_TELEMETRY", "1", 0);
+    // Newer releases gather data about their users, in a database in the home folder, unless they are told not to before
+    // they begin; the API's own call comes too late. A program that sets the variable itself, to 0 or to 1, is left alone.
+    if (std::getenv(kTelemetry) == nullptr) {
+        setenv(kTelemetry, "1", 0);
+    }
     return Library::open(
         library_names(asked, "QDBEV_ONNXRUNTIME_LIBRARY", {"libonnxruntime.so.1", "libonnxruntime.so"}), kOrtNeeded,
         kOrtNextStep);

@@ -98,9 +98,12 @@ void OrtModel::require_provider() const
 Owned<OrtSession> OrtModel::load(Wait wait) const
 {
     const Owned<OrtSessionOptions> options = session_options(wait);
+    // The bytes that were verified, whatever became of the file since: sessions that spin are made when one is wanted.
+    const std::vector<char> model = bundle_.read(bundle_.engine_file);
     OrtSession* session = nullptr;
     const std::string reason =
-        ort_.failure(ort_->CreateSession(environment_.get(), bundle_.engine_file.c_str(), options.get(), &session));
+        ort_.failure(ort_->CreateSessionFromArray(
+            environment_.get(), model.data(), model.size(), options.get(), &session));
     if (!reason.empty()) {
         const std::string file = std::filesystem::path(bundle_.engine_file).filename().string();
         throw Error(Code::bad_input, "ONNX Runtime cannot load " + file + ": " + reason, "the model as it was built",

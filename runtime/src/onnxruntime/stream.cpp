@@ -51,8 +51,10 @@ OrtStream::OrtStream(OrtModel& model, const SessionOptions& options)
     }
     inputs_ = {given_[0].data, static_cast<float*>(given_[2].data), static_cast<float*>(given_[3].data),
         static_cast<float*>(given_[4].data)};
-    for (std::size_t i = 0; i < heads_.size(); ++i) {
-        heads_[i] = host_tensor(contract_.outputs[1 + i]);
+    for (auto& heads : heads_) {
+        for (std::size_t i = 0; i < heads.size(); ++i) {
+            heads[i] = host_tensor(contract_.outputs[1 + i]);
+        }
     }
     for (Tensor& state : states_) {
         state = first_state();
@@ -64,8 +66,8 @@ OrtStream::OrtStream(OrtModel& model, const SessionOptions& options)
             ort_.check(ort_->BindOutput(bindings_[written].get(), name, tensor.value.get()));
         };
         bind_output(0, states_[written]);
-        bind_output(1, heads_[0]);
-        bind_output(2, heads_[1]);
+        bind_output(1, heads_[written][0]);
+        bind_output(2, heads_[written][1]);
         ort_.check(bind_inputs(written));
     }
 }

@@ -1,4 +1,4 @@
-// One sequence on ONNX Runtime: a state in two buffers that change places, every other input and output in one of ours.
+// One sequence on ONNX Runtime: state and outputs in two buffers each that change places, other inputs in one of ours.
 #pragma once
 
 #include <array>
@@ -20,8 +20,9 @@ public:
 
     const Inputs& inputs() noexcept override { return inputs_; }
     Status run(const void* device_image, Times& times) noexcept override;
-    const float* classes() const noexcept override { return static_cast<const float*>(heads_[0].data); }
-    const float* coords() const noexcept override { return static_cast<const float*>(heads_[1].data); }
+    void undo() noexcept override { latest_ = 1 - latest_; }
+    const float* classes() const noexcept override { return static_cast<const float*>(heads_[latest_][0].data); }
+    const float* coords() const noexcept override { return static_cast<const float*>(heads_[latest_][1].data); }
     Status read_state(void* out) noexcept override;
 
 private:
@@ -50,7 +51,7 @@ private:
 
     std::array<Tensor, 2> states_;
     std::array<Tensor, 5> given_;  // as contract.inputs; where prev_bev would be, nothing
-    std::array<Tensor, 2> heads_;  // classes and coords
+    std::array<std::array<Tensor, 2>, 2> heads_;  // classes and coords, with the state of the same run
     Inputs inputs_;
     std::array<Owned<OrtIoBinding>, 2> bindings_;  // by the state that is written
     std::size_t latest_ = 0;  // the state that was written last

@@ -10,7 +10,6 @@
 #include "api.h"
 #include "compatibility.h"
 #include "cuda.h"
-#include "file.h"
 #include "library.h"
 #include "log.h"
 #include "plugins.h"
@@ -126,7 +125,7 @@ public:
         for (const std::string& file : bundle.extra_files) {
             if (file.substr(file.rfind('/') + 1) == kPluginLibrary) {
                 auto* registry = library.function<GetRegistry>("getPluginRegistry")();
-                load_plugins(*registry, *log_, file, device, build_command_);
+                load_plugins(*registry, *log_, bundle, file, device);
             }
         }
         deserialise(bundle);
@@ -172,7 +171,7 @@ private:
         if (bundle.dla_core) {
             runtime_->setDLACore(*bundle.dla_core);
         }
-        const std::vector<char> plan = read_file(bundle.engine_file);
+        const std::vector<char> plan = bundle.read(bundle.engine_file);
         static_cast<void>(log_->take());
         engine_.reset(runtime_->deserializeCudaEngine(plan.data(), plan.size()));
         if (!engine_) {

@@ -6,7 +6,6 @@
 #include <mutex>
 #include <utility>
 
-#include "file.h"
 #include "json.h"
 #include "library.h"
 #include "qdbev_runtime/status.h"
@@ -37,12 +36,6 @@ Registries& registries()
 void join(std::string& problems, const std::string& problem)
 {
     problems += (problems.empty() ? "" : "; ") + problem;
-}
-
-std::string sha256_of_file(const std::string& path)
-{
-    const std::vector<char> bytes = read_file(path);
-    return sha256_of({bytes.data(), bytes.size()});
 }
 
 std::string missing_ops(nvinfer1::IPluginRegistry& registry)
@@ -121,12 +114,13 @@ std::string plugin_problems(const std::string& description, const cuda::Device& 
     return problems;
 }
 
-void load_plugins(nvinfer1::IPluginRegistry& registry, Log& log, const std::string& path, const cuda::Device& device,
-    const std::string& build_command)
+void load_plugins(nvinfer1::IPluginRegistry& registry, Log& log, const Bundle& bundle, const std::string& path,
+    const cuda::Device& device)
 {
-    const std::string again = "build the bundle again on this machine: " + build_command;
+    const std::string again = "build the bundle again on this machine: " + bundle.build_command;
     const std::lock_guard<std::mutex> lock(registries().mutex);
-    const std::string sha256 = sha256_of_file(path);
+    const std::vector<char> bytes = bundle.read(path);  // held against the manifest right before it is loaded
+    const std::string sha256 = sha256_of({bytes.data(), bytes.size()});
     const auto known = registries().loaded.find(&registry);
     if (known != registries().loaded.end()) {
         if (known->second.sha256 == sha256) {

@@ -7,6 +7,7 @@
 #include <string_view>
 
 #include "api.h"
+#include "bundle.h"
 #include "cuda.h"
 #include "log.h"
 
@@ -20,9 +21,9 @@ bool runs_on(std::string_view architecture, const std::array<int32_t, 2>& capabi
 // Why the library that describes itself so cannot serve TensorRT `major` on this GPU; empty where it can.
 std::string plugin_problems(const std::string& description, const cuda::Device& device, int32_t major);
 
-// Registers the plugins of the library at `path`. The same library twice, wherever it lies, is registered once. Throws
-// Error, which sends whoever lacks something to `build_command`.
-void load_plugins(nvinfer1::IPluginRegistry& registry, Log& log, const std::string& path, const cuda::Device& device,
-    const std::string& build_command);
+// Registers the plugins of the bundle's library at `path`. The same library twice, wherever it lies, is registered
+// once. Throws Error, which sends whoever lacks something to the command that builds the bundle.
+void load_plugins(nvinfer1::IPluginRegistry& registry, Log& log, const Bundle& bundle, const std::string& path,
+    const cuda::Device& device);
 
 }  // namespace qdbev::runtime::trt

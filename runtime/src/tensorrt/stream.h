@@ -26,6 +26,7 @@ public:
     void* device_image() noexcept override { return fed_[kImage].device.get(); }
     void* cuda_stream() const noexcept override { return stream_.get(); }
     Status run(const void* device_image, Times& times) noexcept override;
+    void undo() noexcept override { last_ = 1 - last_; }
     const float* classes() const noexcept override { return result(kClassLogits); }
     const float* coords() const noexcept override { return result(kBoxCodes); }
     Status read_state(void* out) noexcept override;
