@@ -32,12 +32,16 @@ def test_the_target_brings_what_it_needs() -> None:
     outer = {"VENV", "TENSORRT", "MAKEFLAGS", "MFLAGS", "MAKELEVEL"}  # these tests may run under make themselves
     env = {name: value for name, value in os.environ.items() if name not in outer}
     done = subprocess.run(["make", "-n", "test-gpu"], cwd=ROOT, capture_output=True, text=True, check=True, env=env)
-    *_, tensorrt, cuda, plugins, tests = done.stdout.splitlines()
+    *_, tensorrt, cuda, plugins, runtime, built, tests = done.stdout.splitlines()
     assert "pip install" in tensorrt
     assert "'tensorrt>=10.3,<11'" in tensorrt
     assert "'cuda-python<13'" in cuda
     assert "plugins build --fetch-headers" in plugins
     assert "CUDACXX=$(cat .venv/nvcc)" in plugins
+    assert "-S runtime" in runtime
+    assert "-DQDBEV_FETCH_TENSORRT_HEADERS=ON" in runtime
+    assert "--build build/runtime" in built
+    assert f"QDBEV_RUNTIME_TESTS={ROOT}/build/runtime " in tests
     assert "QDBEV_REQUIRE_GPU=1" in tests
     assert "pytest tests/gpu" in tests
 
