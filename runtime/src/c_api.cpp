@@ -63,7 +63,6 @@ void write_error(char* error, std::size_t size, const char* sentence) noexcept
 template <typename Function>
 int32_t guarded(char* error, std::size_t size, Function&& function) noexcept
 {
-    write_error(error, size, "");
     try {
         const rt::Status status = function();
         write_error(error, size, status.message());
@@ -117,7 +116,7 @@ rt::Status other_size(const char* what) noexcept
 template <typename Structure>
 void put(const Structure& from, Structure* to, std::size_t size) noexcept
 {
-    if (to != nullptr) {
+    if (to != nullptr && size >= sizeof size) {
         std::memset(static_cast<void*>(to), 0, size);
         std::memcpy(static_cast<void*>(to), &from, std::min(size, sizeof from));
         std::memcpy(static_cast<void*>(to), &size, sizeof size);

@@ -679,6 +679,7 @@ void arguments_that_are_null(const Both& both, const Frames& drive)
     refused([&](char* error, std::size_t size) {
         return qdbev_rt_open(bundle.c_str(), nullptr, nullptr, error, size);
     });
+    CHECK(qdbev_rt_open(nullptr, nullptr, &engine, nullptr, 100) == QDBEV_RT_USAGE);
     refused([&](char* error, std::size_t size) { return qdbev_rt_describe(nullptr, &contract, error, size); });
     refused([&](char* error, std::size_t size) { return qdbev_rt_describe(both.c.get(), nullptr, error, size); });
     refused([&](char* error, std::size_t size) { return qdbev_rt_new_session(nullptr, nullptr, &made, error, size); });
@@ -754,18 +755,29 @@ void exceptions_end_here(const Both& both)
     }
 }
 
-void sessions_outlive_their_engines(const Both& both, const Frames& drive)
+// Where there is no other engine, which would keep alive what ONNX Runtime has once in a process.
+void sessions_outlive_their_engines(const Frames& drive)
 {
-    const Outcomes expected = both.run_in_cpp(drive);
-    for (const rt::SessionOptions& options : {rt::SessionOptions{}, spinning()}) {
-        std::optional<Both> ended(std::in_place);
-        rt::Session in_cpp = ended->cpp.session(options);
-        const CSession in_c = ended->session_in_c(options);
-        ended.reset();
+    Outcomes expected;
+    std::size_t state_bytes = 0;
+    const auto drives = [&](auto&& session) {
         for (std::size_t i = 0; i < drive.size(); ++i) {
-            CHECK(step(in_cpp, drive[i], both.state_bytes()) == expected[i]);
-            CHECK(step(in_c.get(), drive[i], both.state_bytes()) == expected[i]);
+            CHECK(step(session, drive[i], state_bytes) == expected[i]);
         }
+    };
+    for (const rt::SessionOptions& options : {rt::SessionOptions{}, spinning()}) {
+        std::optional<rt::Session> in_cpp;
+        CSession in_c;
+        {
+            const Both both;
+            state_bytes = both.state_bytes();
+            expected = both.run("before their end", drive, options);
+            in_cpp.emplace(both.cpp.session(options));
+        }
+        drives(*in_cpp);
+        in_cpp.reset();
+        in_c = Both().session_in_c(options);
+        drives(in_c.get());
     }
 }
 
@@ -840,7 +852,7 @@ void failures_and_loggers(const std::string& fragile, const Frames& drive)
     const qdbev_rt_frame given = as_c(fast, scene);
     for (int attempt = 1; attempt < 4; ++attempt) {
         Padded<qdbev_rt_output> output;
-        qdbev_rt_init_output(output.get(), sizeof(qdbev_rt_output));
+        output.get()->size = sizeof(qdbev_rt_output);
         const Padded<qdbev_rt_output> as_it_was = output;
         const Outcome failed = c_outcome([&](char* error, std::size_t size) {
             return qdbev_rt_step(in_c.get(), &given, output.get(), error, size);
@@ -865,11 +877,13 @@ int main(int argc, char** argv)
         return 2;
     }
     bundle = argv[1];
-    const Both both;
-    const auto samples = qdbev::apps::read_samples(argv[2], both.cpp.contract());
-    const auto native_samples = qdbev::apps::read_samples(argv[3], both.cpp.contract());
+    const rt::Contract contract = rt::Engine::open(bundle).contract();
+    const auto samples = qdbev::apps::read_samples(argv[2], contract);
+    const auto native_samples = qdbev::apps::read_samples(argv[3], contract);
     const Frames drive = drive_of(samples, false, 2), native_drive = drive_of(native_samples, true, 2);
+    sessions_outlive_their_engines(drive);
 
+    const Both both;
     the_drive(both, drive);
     every_field_of_a_frame(both, drive);
     every_field_of_camera_frames(both, native_drive);
@@ -885,7 +899,6 @@ int main(int argc, char** argv)
     arguments_that_are_null(both, drive);
     errors_fit_where_they_go();
     exceptions_end_here(both);
-    sessions_outlive_their_engines(both, drive);
     if (both.cpp.backend() == "onnxruntime") {
         times(both, native_drive);
         threads_and_waiting();
