@@ -28,21 +28,14 @@ from qdbev_deploy.bench.samples import read_samples
 from qdbev_deploy.boxes import decode
 from qdbev_deploy.data.preprocess import preprocess
 from qdbev_deploy.engine import Bundle
+from qdbev_deploy.machine import libraries_in_packages
 
 STAGES = ("prepare", "decode", "total")  # those that cost nothing to tell apart
 P99_FRAMES = 368  # below, p99 has no bound at 95 %
 
 
-def environment() -> dict[str, str]:
-    """With the library of ONNX Runtime that Python uses, so that both compute by the same code."""
-    import onnxruntime
-
-    libraries = sorted((Path(onnxruntime.__file__).parent / "capi").glob("libonnxruntime.so*"))
-    return {"QDBEV_ONNXRUNTIME_LIBRARY": str(libraries[0]), **os.environ} if libraries else dict(os.environ)
-
-
 def call(words: list[str]) -> str:
-    done = subprocess.run(words, capture_output=True, text=True, env=environment())
+    done = subprocess.run(words, capture_output=True, text=True, env={**libraries_in_packages(), **os.environ})
     if done.returncode:
         sys.exit(f"{' '.join(words)} ended with {done.returncode}: {done.stderr.strip()}")
     return done.stdout

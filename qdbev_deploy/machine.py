@@ -396,3 +396,18 @@ def examine(purposes: tuple[Purpose, ...]) -> list[Finding]:
             f"unknown purpose {unknown[0]!r}", "one of " + ", ".join(PURPOSES), "qdbev-deploy doctor --help"
         )
     return [check(bool(set(purposes) & set(needed_for))) for check, needed_for in _CHECKS]
+
+
+def libraries_in_packages() -> dict[str, str]:
+    """Where Python packages hold the libraries that the C++ runtime loads, by the variables that tell it so."""
+    places = {
+        "QDBEV_ONNXRUNTIME_LIBRARY": (("onnxruntime",), "capi/libonnxruntime.so*"),
+        "QDBEV_TENSORRT_LIBRARY": (("tensorrt_libs", "tensorrt"), "libnvinfer.so.*"),  # 10 and later; 8.6
+    }
+    found = {}
+    for variable, (packages, pattern) in places.items():
+        specs = filter(None, map(importlib.util.find_spec, packages))
+        folders = [Path(folder) for spec in specs for folder in spec.submodule_search_locations or []]
+        if libraries := sorted(path for folder in folders for path in folder.glob(pattern)):
+            found[variable] = str(libraries[0])
+    return found

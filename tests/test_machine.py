@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -144,3 +145,18 @@ def test_a_plugin_library_for_another_gpu_is_missing(monkeypatch: pytest.MonkeyP
 )
 def test_which_gpus_kernels_run_on(built: str, capability: tuple[int, int], runs: bool) -> None:
     assert machine._runs_on(built, capability) is runs
+
+
+def test_libraries_inside_packages_are_found(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name in ("onnxruntime/capi/libonnxruntime.so.1.31.0", "tensorrt/libnvinfer.so.8"):
+        path = tmp_path / name
+        path.parent.mkdir(parents=True)
+        path.touch()
+        (tmp_path / name.split("/")[0] / "__init__.py").touch()
+    monkeypatch.syspath_prepend(str(tmp_path))
+    for name in ("onnxruntime", "tensorrt"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    assert machine.libraries_in_packages() == {
+        "QDBEV_ONNXRUNTIME_LIBRARY": str(tmp_path / "onnxruntime" / "capi" / "libonnxruntime.so.1.31.0"),
+        "QDBEV_TENSORRT_LIBRARY": str(tmp_path / "tensorrt" / "libnvinfer.so.8"),
+    }

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import subprocess
@@ -11,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime
 import pytest
 
 from qdbev_deploy.bench.samples import Samples, save
 from qdbev_deploy.boxes import Boxes, decode
 from qdbev_deploy.data.stream_frames import StreamFrame
 from qdbev_deploy.engine import Bundle
+from qdbev_deploy.machine import libraries_in_packages
 
 ROOT = Path(__file__).parents[2]
 VARIABLE = "QDBEV_RUNTIME_TESTS"  # the folder that `cmake --build` filled from runtime/
@@ -34,23 +33,14 @@ def program(name: str) -> Path:
     pytest.skip(f"{folder} has no {name}: its backend's headers were not found when it was built")
 
 
-def onnxruntime_library(package: Path | None = None) -> Path:
+def onnxruntime_library() -> Path:
     """The shared library inside the Python package, which is the same that an archive for C++ holds."""
-    folder = (package or Path(onnxruntime.__file__).parent) / "capi"
-    return next(path for path in sorted(folder.glob("libonnxruntime.so*")) if not path.is_symlink())
-
-
-def tensorrt_library() -> dict[str, str]:
-    """The variable that names TensorRT's library where a Python package holds it; else the system knows it."""
-    packages = filter(None, map(importlib.util.find_spec, ("tensorrt_libs", "tensorrt")))  # 10 and later; 8.6
-    folders = [Path(folder) for package in packages for folder in package.submodule_search_locations or []]
-    libraries = sorted(path for folder in folders for path in folder.glob("libnvinfer.so.*"))
-    return {"QDBEV_TENSORRT_LIBRARY": str(libraries[0])} if libraries else {}
+    return Path(libraries_in_packages()["QDBEV_ONNXRUNTIME_LIBRARY"])
 
 
 def run(name: str, *words: object, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
     """A program's run with the libraries of both backends at hand."""
-    surroundings = {"QDBEV_ONNXRUNTIME_LIBRARY": str(onnxruntime_library()), **tensorrt_library(), **os.environ}
+    surroundings = {**libraries_in_packages(), **os.environ}
     surroundings = {name: value for name, value in surroundings.items() if name != "ORT_DISABLE_TELEMETRY"}
     surroundings |= env or {}
     return subprocess.run(
